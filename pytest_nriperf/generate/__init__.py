@@ -1,0 +1,3 @@
+"""generate."""
+
+from __future__ import annotations

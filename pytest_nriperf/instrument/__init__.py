@@ -1,0 +1,3 @@
+"""instrument."""
+
+from __future__ import annotations

@@ -1,0 +1,3 @@
+"""provision."""
+
+from __future__ import annotations
