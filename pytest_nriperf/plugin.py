@@ -1,0 +1,3 @@
+"""pytest hooks and options, nothing else."""
+
+from __future__ import annotations
