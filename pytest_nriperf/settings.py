@@ -1,0 +1,221 @@
+"""Configuration: `[tool.nriperf]` of pyproject.toml, or nriperf.toml. Built once, passed on, never changed.
+
+Precedence: command-line option, ini twin in pytest's configuration, this file, the default here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from pytest_nriperf.errors import SettingsError, UsageError
+from pytest_nriperf.units import parse_cpus
+
+FAIL_ON = ("worse", "unknown", "missing", "incomparable")
+ACCEPT = ("", "missing", "all")
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """How many independent runs: exactly `least`, or up to `most`, stopping when the gate is settled.
+
+    >>> RunPlan.parse("5..20")
+    RunPlan(least=5, most=20)
+    """
+
+    least: int = 5
+    most: int = 5
+
+    @classmethod
+    def parse(cls, text: str) -> RunPlan:
+        """From `N` or `N..M`."""
+        match = re.fullmatch(r"\s*(\d+)(?:\.\.(\d+))?\s*", text)
+        least, most = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+        if least < 1 or most < least:
+            raise UsageError(
+                f"runs: {text!r} is no number of runs", "write 5, or 5..20 to stop when the gate is settled"
+            )
+        return cls(least, most)
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether the number of runs depends on what is seen."""
+        return self.most > self.least
+
+    def __str__(self) -> str:
+        return f"{self.least}..{self.most}" if self.adaptive else str(self.least)
+
+
+@dataclass(frozen=True)
+class NodeProfile:
+    """`[tool.nriperf.nodes.NAME]`: how to reach a node and what to use there. Empty means the cluster's default.
+
+    `balloon_types` maps our hyperthread kinds (`spread`, `paired`, `hidden`) to types of the node's own policy
+    (annotate mode). `model_path` is where the model lies in the image, `model_claim` a persistent volume claim,
+    `model_host_path` a folder of the node, both mounted there.
+    """
+
+    name: str
+    node: str = ""
+    context: str = ""
+    namespace: str = "default"
+    image: str = ""
+    policy: str = "annotate"
+    policy_namespace: str = "kube-system"
+    shared: bool = False
+    balloon_types: Mapping[str, str] = field(default_factory=dict)
+    pcm: str = ""
+    model_path: str = ""
+    model_claim: str = ""
+    model_host_path: str = ""
+    pull_secret: str = ""
+    service_account: str = ""
+    tolerations: tuple[Mapping[str, Any], ...] = ()
+    resources: Mapping[str, str] = field(default_factory=dict)
+    memory_limit: str = ""
+    python: str = "python3"
+    host_pid: bool = False
+    reserved: str = ""
+    treatment: tuple[str, ...] = ()
+    identity: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.policy not in ("annotate", "manage"):
+            raise SettingsError(
+                f"node profile {self.name}: policy = {self.policy!r} is no policy mode", "write 'annotate' or 'manage'"
+            )
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that can be set, with its default. Field names are the keys of the configuration file.
+
+    `floor` (share): a shift smaller than this nobody cares about. `tolerance` (share): what counts as the same.
+    `reserved`: CPUs of this machine that balloons never get, as a list.
+    """
+
+    node: str = "local"
+    model: str = ""
+    dtype: str = ""
+    runs: RunPlan = field(default_factory=RunPlan)
+    out: str = ".nriperf"
+    baselines: str = "baselines"
+    accept: str = ""
+    fail_on: tuple[str, ...] = ("worse",)
+    alpha: float = 0.05
+    floor: float = 0.02
+    tolerance: float = 0.05
+    collect: str = "auto"
+    sample_hz: float = 1.0
+    pcm: str = ""
+    reserved: frozenset[int] = frozenset()
+    resume: bool = False
+    report: str = ""
+    summary: str = ""
+    json: str = ""
+    nodes: Mapping[str, NodeProfile] = field(default_factory=dict)
+    root: Path = field(default_factory=Path.cwd)
+
+    def __post_init__(self) -> None:
+        for name in ("alpha", "floor", "tolerance"):
+            value = getattr(self, name)
+            if not 0 < value < 1:
+                raise SettingsError(f"{name} = {value} is not between 0 and 1", f"write for example {name} = 0.05")
+        if self.floor > self.tolerance:
+            raise SettingsError(
+                f"floor = {self.floor} is above tolerance = {self.tolerance}",
+                "the floor (less than this nobody cares) must lie inside the tolerance (what counts as the same)",
+            )
+        if self.accept not in ACCEPT:
+            raise SettingsError(f"accept = {self.accept!r} is unknown", "write 'missing' or 'all'")
+        unknown = [word for word in self.fail_on if word not in FAIL_ON]
+        if unknown:
+            raise SettingsError(
+                f"fail-on: {unknown[0]!r} is no verdict", f"write some of {', '.join(FAIL_ON)}, or 'nothing'"
+            )
+        if not 0 < self.sample_hz <= 10:
+            raise SettingsError(f"sample-hz = {self.sample_hz} is not in 0..10", "write 1, or up to 10 for short runs")
+
+    def with_values(self, values: Mapping[str, Any]) -> Settings:
+        """A copy with the values that are not None, converted from text where they come from options."""
+        known = {entry.name for entry in fields(self)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            close = difflib.get_close_matches(unknown[0], known, 1)
+            raise SettingsError(
+                f"[tool.nriperf] has no setting {unknown[0]!r}",
+                f"did you mean {close[0]!r}?" if close else f"known are {', '.join(sorted(known - {'root'}))}",
+            )
+        return replace(self, **{key: _convert(key, value) for key, value in values.items() if value is not None})
+
+    def path(self, text: str) -> Path:
+        """A path of the configuration, relative to the folder of the configuration file."""
+        return self.root / Path(text).expanduser()
+
+
+def read_settings(root: Path) -> Settings:
+    """The settings of the project in folder `root`: nriperf.toml if there is one, else pyproject.toml."""
+    own, project = root / "nriperf.toml", root / "pyproject.toml"
+    source = own if own.is_file() else project
+    table: Any = {}
+    if source.is_file():
+        try:
+            table = tomllib.loads(source.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+            raise SettingsError(f"{source} cannot be read: {error}", "mend the file") from error
+        table = table if source is own else table.get("tool", {}).get("nriperf", {})
+    values = {str(key).replace("-", "_"): value for key, value in dict(table).items()}
+    nodes = values.pop("nodes", {})
+    if not isinstance(nodes, dict):
+        raise SettingsError(f"{source}: nodes is no table", "write [tool.nriperf.nodes.NAME]")
+    profiles = {name: _profile(str(name), entry, source) for name, entry in nodes.items()}
+    base = Settings(root=root, nodes=profiles)
+    if os.environ.get("CI", "").lower() in ("1", "true", "yes"):
+        base = replace(base, fail_on=("worse", "missing", "incomparable"))
+    return base.with_values(values)
+
+
+def _profile(name: str, table: Any, source: Path) -> NodeProfile:
+    known = {entry.name: entry for entry in fields(NodeProfile) if entry.name != "name"}
+    if not isinstance(table, dict):
+        raise SettingsError(f"{source}: node profile {name} is no table", f"write [tool.nriperf.nodes.{name}]")
+    values: dict[str, Any] = {}
+    for key, value in table.items():
+        field_name = str(key).replace("-", "_")
+        if field_name not in known:
+            close = difflib.get_close_matches(field_name, known, 1)
+            raise SettingsError(
+                f"{source}: node profile {name} has no setting {key!r}",
+                f"did you mean {close[0]!r}?" if close else f"known are {', '.join(sorted(known))}",
+            )
+        values[field_name] = tuple(value) if isinstance(value, list) else value
+    return NodeProfile(name=name, **values)
+
+
+def _convert(key: str, value: Any) -> Any:
+    """One value from its written form (text of an option or ini file, or a TOML value)."""
+    try:
+        if key == "runs":
+            return value if isinstance(value, RunPlan) else RunPlan.parse(str(value))
+        if key == "fail_on":
+            words = value if isinstance(value, list | tuple) else str(value).replace(",", " ").split()
+            return tuple(word for word in words if word != "nothing")
+        if key == "reserved":
+            return value if isinstance(value, frozenset) else parse_cpus(str(value))
+        if key in ("alpha", "floor", "tolerance", "sample_hz"):
+            return float(value)
+        if key == "collect" and isinstance(value, list):
+            return ",".join(value)
+        if key == "resume":
+            return value if isinstance(value, bool) else str(value).lower() in ("1", "true", "yes", "on")
+    except (TypeError, ValueError) as error:
+        raise SettingsError(f"{key} = {value!r} cannot be read", "see the README for its form") from error
+    if key not in ("nodes", "root") and not isinstance(value, str | int | float):
+        raise SettingsError(f"{key} = {value!r} is no text", f'write {key} = "..."')
+    return value
