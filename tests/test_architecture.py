@@ -23,7 +23,8 @@ LAYERS: list[set[str]] = [
     {"seams"},
     {"recording", "balloons"},
     {"topology"},
-    {"settings", "units"},
+    {"settings"},
+    {"units"},
     {"errors"},
     {"__init__"},
 ]
