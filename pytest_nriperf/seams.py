@@ -9,6 +9,7 @@ Clocks: every `_ns` is CLOCK_MONOTONIC of the node in integer nanoseconds (`time
 
 from __future__ import annotations
 
+import time
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -158,6 +159,11 @@ class ClockAnchor(NamedTuple):
     monotonic_ns: int
     boot_ns: int
 
+    @classmethod
+    def now(cls) -> ClockAnchor:
+        """Now, in this process."""
+        return cls(time.time_ns(), time.perf_counter_ns(), time.clock_gettime_ns(time.CLOCK_BOOTTIME))
+
 
 @dataclass(frozen=True)
 class WorkerInfo:
@@ -194,6 +200,26 @@ class RequestRow:
     output_tokens: int
     status: str = "ok"
     error: str = ""
+
+    @classmethod
+    def from_completion(
+        cls, replica: int, request: int, phase: str, prompt_id: str, completion: Completion
+    ) -> RequestRow:
+        """The row of a finished generation."""
+        visible = [stamp for stamp, n in zip(completion.stamps_ns, completion.tokens) if n]  # noqa: B905 - Python 3.9
+        return cls(
+            replica=replica,
+            request=request,
+            phase=phase,
+            prompt_id=prompt_id,
+            scheduled_ns=None,
+            submit_ns=completion.submit_ns,
+            first_ns=visible[0] if visible else None,
+            last_ns=visible[-1] if visible else None,
+            end_ns=completion.end_ns,
+            prompt_tokens=completion.prompt_tokens,
+            output_tokens=sum(completion.tokens),
+        )
 
 
 @dataclass
