@@ -20,7 +20,7 @@ LAYERS: list[set[str]] = [
     {"baselines", "sweep", "explain", "simulate"},
     {"metrics", "fingerprint"},
     {"stats"},
-    {"seams"},
+    {"seams", "sessions"},
     {"recording", "balloons"},
     {"topology"},
     {"settings"},
