@@ -1,0 +1,54 @@
+"""What would settle an unknown verdict: more runs, and on which side."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from pytest_nriperf.stats import arrangements, detectable, runs_for_effect, runs_for_share
+
+if TYPE_CHECKING:
+    from pytest_nriperf.baselines.judging import Sides
+
+
+def percent(shift: float) -> str:
+    """A log shift as a signed percentage.
+
+    >>> percent(0.05), percent(float("-inf"))
+    ('+5.1 %', 'anything')
+    """
+    return "anything" if math.isinf(shift) else f"{math.expm1(shift) * 100:+.1f} %"
+
+
+def too_few(now: int, baseline: int, alpha: float) -> tuple[str, str]:
+    """Reason and advice when the runs cannot give a p as small as the verdict's share of alpha.
+
+    >>> too_few(5, 5, 0.05 / 20)
+    ('5 v 5 runs have 252 arrangements: p cannot reach 0.0025', 'measure 6 runs (--nri-runs)')
+    """
+    reason = f"{now} v {baseline} runs have {arrangements(now, baseline)} arrangements: p cannot reach {alpha:.2g}"
+    needed = runs_for_share(baseline, alpha)
+    if 0 < needed <= 4 * max(now, 5):
+        return reason, f"measure {needed} runs (--nri-runs)"
+    both = next(n for n in range(1, 1000) if arrangements(n, n) * alpha >= 1)
+    return reason, f"accept more sessions: {both} runs on both sides are needed"
+
+
+def advise(sides: Sides, alpha: float, tolerance: float) -> str:
+    """How many runs detect a change of the size of the tolerance, counted on both sides."""
+    new, old, variance = sides.now_runs, sides.baseline_runs, sides.session_variance
+    spread = sides.run_spread
+    needed = runs_for_effect(spread, old, alpha, tolerance, session_variance=variance)
+    if needed > new:
+        return f"measure {needed} runs (now {new}) to settle {percent(tolerance)}"
+    limit = detectable(spread, math.inf, old, alpha, session_variance=variance)
+    sessions = detectable(0.0, 1, 1, alpha, session_variance=variance)
+    if sessions > tolerance:
+        known = f"sessions differ by {percent(sides.spread.typical())} ({sides.spread.source})"
+        return (
+            f"{known}: no number of runs gets below {percent(sessions)}; accept more sessions, "
+            "check the node (nriperf noise), or compare in one session (variants)"
+        )
+    if needed == 0:
+        return f"no number of new runs gets below {percent(limit)} with {old} baseline runs; accept more sessions"
+    return f"measure {new + max(1, new // 2)} runs (now {new}), or accept more sessions"

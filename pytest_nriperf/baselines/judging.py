@@ -1,0 +1,254 @@
+"""From two sides of run values to a verdict. The rules, in order; the first that holds decides:
+
+1. nothing to compare with, or nothing measured; another identity; another machine state
+2. worse, better: significant at the verdict's share of alpha, and at least the floor
+3. same: the interval and the minimum detectable effect lie inside the tolerance
+4. unknown: all else, with what would settle it
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.special import ndtri
+
+from pytest_nriperf.baselines.advice import advise, percent, too_few
+from pytest_nriperf.baselines.sessions import Baseline, SessionRecord, split_metric
+from pytest_nriperf.baselines.verdict import Gate, Outcome, Verdict, differences
+from pytest_nriperf.stats import (
+    NO_SPREAD,
+    SessionSpread,
+    Shift,
+    arrangements,
+    session_means,
+    shift_of_runs,
+)
+from pytest_nriperf.stats.planning import POWER
+
+# Sessions of a baseline from which its spread between sessions is taken without help.
+ENOUGH_SESSIONS = 3
+# Where nobody has looked yet: a pessimistic guess, so that only gross changes are called.
+ASSUMED = SessionSpread(guess=0.10, guess_degrees=4, source="assumed: nothing is known of this node's sessions")
+SIMULATED = SessionSpread(guess_degrees=math.inf, source="simulated: sessions do not differ")
+
+Logs = list[list[float]]
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Run values of both sides as logs, session by session, positive = worse; and what they were judged with."""
+
+    now: Logs
+    baseline: Logs
+    spread: SessionSpread
+    shift: Shift
+    run_spread: float
+
+    @property
+    def now_runs(self) -> int:
+        return sum(map(len, self.now))
+
+    @property
+    def baseline_runs(self) -> int:
+        return sum(map(len, self.baseline))
+
+    @property
+    def session_variance(self) -> float:
+        return 0.0 if self.shift.spread.is_none else self.shift.factor * self.spread.typical() ** 2
+
+
+def judge(
+    now: Sequence[SessionRecord],
+    baseline: Baseline | None,
+    gates: Sequence[Gate],
+    *,
+    alpha: float,
+    noise: Mapping[str, SessionSpread] | None = None,
+    test: str = "",
+) -> list[Verdict]:
+    """Judge the gated metrics of one test: `now` is one session, or several that are judged together.
+
+    `alpha` is each verdict's share (`stats.suite_share`), `noise` what is known of the node's spread between
+    sessions by metric (`baselines.noise`). Comparable sessions of the baseline are used, the others named.
+    """
+    return [_judge_metric(now, baseline, gate, alpha, noise or {}, test) for gate in gates]
+
+
+def _judge_metric(
+    now: Sequence[SessionRecord],
+    baseline: Baseline | None,
+    gate: Gate,
+    alpha: float,
+    noise: Mapping[str, SessionSpread],
+    test: str,
+) -> Verdict:
+    blank = _blank(now, gate, alpha, test)
+    values = [record.values(gate.metric) for record in now]
+    if not any(values):
+        return replace(blank, outcome="unknown", reason=f"no run gave a value of {gate.metric}")
+    blank = replace(blank, now=_median(values), runs=sum(map(len, values)), sessions=sum(map(bool, values)))
+    others = (
+        [] if baseline is None else [one for one in baseline.sessions if one.session not in {r.session for r in now}]
+    )
+    others = [one for one in others if one.values(gate.metric)]
+    if not others:
+        return replace(
+            blank, outcome="missing", reason="no baseline", advice="accept this session: --nri-accept missing"
+        )
+    refused, usable = comparable(now[-1], others)
+    blank = replace(
+        blank,
+        suspects=differences((usable or others)[-1].fingerprint, now[-1].fingerprint, "treatment"),
+        state_differences=differences((usable or others)[-1].fingerprint, now[-1].fingerprint, "state"),
+    )
+    if not usable:
+        return replace(blank, outcome=refused[0], reason=refused[1], advice=refused[2])
+    left_out = len(others) - len(usable)
+    if left_out:
+        blank = blank.warned(f"{left_out} of {len(others)} baseline sessions left out: another identity or state")
+    old = [one.values(gate.metric) for one in usable]
+    return judge_values(values, old, blank, noise.get(gate.metric))
+
+
+def judge_values(
+    now: Sequence[Sequence[float]],
+    baseline: Sequence[Sequence[float]],
+    blank: Verdict,
+    noise: SessionSpread | None = None,
+    *,
+    spread: SessionSpread | None = None,
+) -> Verdict:
+    """Judge run values, session by session, filling in `blank`; `spread` overrides what is known of sessions."""
+    blank = replace(
+        blank,
+        now=_median(now),
+        baseline=_median(baseline),
+        runs=sum(map(len, now)),
+        baseline_runs=sum(map(len, baseline)),
+        sessions=len(now),
+        baseline_sessions=len(baseline),
+    )
+    if min(min(map(min, filter(None, now))), min(map(min, filter(None, baseline)))) <= 0:
+        return replace(blank, outcome="unknown", reason=f"{blank.metric} has values that are not positive: no ratio")
+    sign = 1.0 if blank.better == "lower" else -1.0
+    new, old = _logs(now, sign), _logs(baseline, sign)
+    alpha = blank.alpha or 0.05
+    known = spread or (SIMULATED if blank.simulated else session_spread(new, old, noise))
+    return _decide(weigh(new, old, known, alpha), blank, alpha, sign)
+
+
+def session_spread(now: Logs, baseline: Logs, noise: SessionSpread | None) -> SessionSpread:
+    """What is known of the spread between sessions: from the baseline, the node's noise check, or assumed."""
+    own = tuple(group for group in (session_means(baseline), session_means(now)) if group.degrees)
+    enough = len(baseline) >= ENOUGH_SESSIONS
+    if noise is None or noise.degrees == 0:
+        known = SessionSpread(source=f"{len(baseline)} sessions of the baseline") if enough else ASSUMED
+    elif enough:
+        known = replace(noise, source=f"{len(baseline)} sessions of the baseline and {noise.source}")
+    else:
+        known = noise
+    shares = (known.shares or (1.0,) * len(known.evidence)) + (1.0,) * len(own)
+    return replace(known, evidence=known.evidence + own, shares=shares)
+
+
+def weigh(now: Logs, baseline: Logs, spread: SessionSpread, alpha: float) -> Sides:
+    """Both sides with their shift. Many sessions on both sides: each session is one value, and nothing is assumed."""
+    run_spread = math.sqrt(session_means(now + baseline).within)
+    if len(now) > 1 and arrangements(len(now), len(baseline)) * alpha >= 1:
+        means = [[float(np.mean(session))] for session in now], [[float(np.mean(session))] for session in baseline]
+        shift = shift_of_runs(*means, replace(NO_SPREAD, source="sessions as units"))
+        return Sides(now, baseline, shift.spread, shift, run_spread)
+    return Sides(now, baseline, spread, shift_of_runs(now, baseline, spread), run_spread)
+
+
+def comparable(
+    now: SessionRecord, others: Sequence[SessionRecord]
+) -> tuple[tuple[Outcome, str, str], list[SessionRecord]]:
+    """Baseline sessions of the same identity and state; and what to say when there is none: outcome, reason, advice."""
+    same = [one for one in others if not differences(one.fingerprint, now.fingerprint, "identity")]
+    if not same:
+        unlike = ", ".join(map(str, differences(others[-1].fingerprint, now.fingerprint, "identity")))
+        advice = "this machine is another one: accept a baseline for it with nriperf accept --restart"
+        return ("incomparable", f"identity differs: {unlike}", advice), []
+    usable = [one for one in same if not differences(one.fingerprint, now.fingerprint, "state")]
+    unlike = ", ".join(map(str, differences(same[-1].fingerprint, now.fingerprint, "state")))
+    advice = "bring the machine back into that state (nriperf doctor), or accept --restart in the new one"
+    return ("unknown", f"machine state: {unlike}", advice), usable
+
+
+def _decide(sides: Sides, blank: Verdict, alpha: float, sign: float) -> Verdict:
+    shift = sides.shift
+    low, high = shift.interval(alpha)
+    above, below = shift.p_above(), shift.p_below()
+    estimate, floor, tolerance = shift.estimate, math.log1p(blank.floor), math.log1p(blank.tolerance)
+    mde = minimum_detectable(sides, (low, high), floor)
+    judged = replace(
+        blank,
+        effect=math.expm1(sign * estimate),
+        interval=_relative(low, high, sign),
+        p=above if estimate >= 0 else below,
+        mde=None if mde is None else math.expm1(mde),
+        session_spread=None if sides.spread.is_none else math.expm1(sides.spread.typical()),
+        session_spread_source=sides.spread.source,
+    )
+    if above <= alpha * (1 + 1e-9) and estimate >= floor:
+        return replace(judged, outcome="worse", reason=f"{percent(estimate)} worse (p = {above:.2g} of {alpha:.2g})")
+    if below <= alpha * (1 + 1e-9) and -estimate >= floor:
+        return replace(judged, outcome="better", reason=f"{percent(estimate)} better (p = {below:.2g} of {alpha:.2g})")
+    if -tolerance <= low and high <= tolerance and mde is not None and mde <= tolerance:
+        return replace(judged, outcome="same", reason=f"the change lies inside ±{blank.tolerance * 100:g} %")
+    if shift.resolution > alpha:
+        reason, advice = too_few(sides.now_runs, sides.baseline_runs, alpha)
+        return replace(judged, outcome="unknown", reason=reason, advice=advice)
+    reason = f"the change may be {percent(low)} to {percent(high)} of worsening"
+    return replace(judged, outcome="unknown", reason=reason, advice=advise(sides, alpha, tolerance))
+
+
+def minimum_detectable(sides: Sides, interval: tuple[float, float], floor: float) -> float | None:
+    """Smallest shift found with 80 %: from the estimate to the limit, and 80 % of the estimate's own spread beyond.
+
+    None where so few runs cannot find any. The floor has to be passed by the estimate too.
+    """
+    low, high = interval
+    if math.isinf(low) or math.isinf(high):
+        return None
+    variance = sides.run_spread**2 * (1 / sides.now_runs + 1 / sides.baseline_runs) + sides.session_variance
+    beyond = float(ndtri(POWER)) * math.sqrt(variance)
+    return max((high - low) / 2, floor) + beyond
+
+
+def _blank(now: Sequence[SessionRecord], gate: Gate, alpha: float, test: str) -> Verdict:
+    name, _ = split_metric(gate.metric)
+    kind = next((record.metrics[name] for record in now if name in record.metrics), None)
+    remarks = tuple(
+        f"run {run} of {record.session}: {text}" for record in now for run, text in sorted(record.remarks.items())
+    )
+    return Verdict(
+        metric=gate.metric,
+        outcome="unknown",
+        reason="",
+        unit="" if kind is None else kind.unit,
+        better="lower" if kind is None else kind.better,
+        alpha=alpha,
+        tolerance=gate.tolerance,
+        floor=gate.floor,
+        warnings=remarks,
+        simulated=any(record.simulated for record in now),
+        test=test,
+    )
+
+
+def _relative(low: float, high: float, sign: float) -> tuple[float, float]:
+    ends = sorted((sign * low, sign * high))
+    return math.expm1(ends[0]), math.expm1(ends[1])
+
+
+def _logs(sessions: Sequence[Sequence[float]], sign: float) -> Logs:
+    return [[sign * math.log(value) for value in session] for session in sessions if len(session)]
+
+
+def _median(sessions: Sequence[Sequence[float]]) -> float:
+    return float(np.median([value for session in sessions for value in session]))

@@ -1,0 +1,135 @@
+"""What is known of the spread between sessions, as a distribution rather than a number.
+
+A session shares a boot, a page layout and the neighbours of its hour, so runs of two sessions differ by more than
+runs of one. That spread is learnt from session means: with true variance v between sessions, the weighted sum of
+squares Q(v) of the means around their weighted mean follows chi-squared with (sessions - 1) degrees, so
+P(variance <= v) = P(chi-squared >= Q(v)): the Q profile (Viechtbauer 2007), a generalised pivot (Weerahandi 1993).
+Few sessions give a distribution with a heavy tail, and with it wide intervals, just as Student's t does; in the
+balanced case the result is Student's t. Whatever else makes the runs of one session alike (autocorrelation of
+runs, for one) shows between session means too and is counted as spread between sessions.
+
+All values are on the scale of natural logarithms: 0.02 is a spread of 2 %.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import chdtrc, ndtr
+
+from pytest_nriperf.stats.rank import Floats
+
+# Candidate variances between sessions (spreads 0.002 % to 1000 %), and where the mass between two of them stands.
+_VARIANCES = np.concatenate([[0.0], np.geomspace(2e-5, 10.0, 110) ** 2])
+_DEVIATIONS = np.sqrt(np.concatenate([[0.0], _VARIANCES[1:2], np.sqrt(_VARIANCES[1:-1] * _VARIANCES[2:])]))
+_POINTS = np.sinh(np.linspace(-13.0, 13.0, 401)) * 1e-4
+
+
+@dataclass(frozen=True)
+class SessionMeans:
+    """Sessions of one test on one node while nothing changed: mean of the logs of the runs, and number of runs."""
+
+    means: tuple[float, ...]
+    runs: tuple[int, ...]
+    within: float
+    """Variance of one run inside its session (0 when every session has a single run)."""
+
+    @property
+    def degrees(self) -> int:
+        return max(0, len(self.means) - 1)
+
+
+def session_means(sessions: Sequence[Sequence[float]]) -> SessionMeans:
+    """Reduce sessions of run values (logs) to means, counts and the pooled variance within.
+
+    >>> session_means([[0.0, 0.2], [0.1, 0.3]])
+    SessionMeans(means=(0.1, 0.2), runs=(2, 2), within=0.02...)
+    """
+    filled = [np.asarray(session, dtype=float) for session in sessions if len(session)]
+    squares = sum(float(((session - session.mean()) ** 2).sum()) for session in filled)
+    degrees = sum(len(session) - 1 for session in filled)
+    return SessionMeans(
+        tuple(float(session.mean()) for session in filled),
+        tuple(len(session) for session in filled),
+        squares / degrees if degrees else 0.0,
+    )
+
+
+@dataclass(frozen=True)
+class SessionSpread:
+    """The spread between sessions as known: evidence of session means, a guess, or both.
+
+    `guess` counts as much as `guess_degrees` sessions more would; infinite degrees make it a certainty.
+    `source` says in words where the knowledge comes from. Shares of the evidence weigh groups whose sessions
+    coincide (several tests of the same nights are not so many nights).
+    """
+
+    evidence: tuple[SessionMeans, ...] = ()
+    shares: tuple[float, ...] = ()
+    guess: float = 0.0
+    guess_degrees: float = 0.0
+    source: str = ""
+
+    @property
+    def degrees(self) -> float:
+        """How many degrees of freedom the knowledge has; 0 means that nothing is known."""
+        shares = self.shares or (1.0,) * len(self.evidence)
+        return self.guess_degrees + sum(
+            share * group.degrees for share, group in zip(shares, self.evidence, strict=True)
+        )
+
+    @property
+    def is_none(self) -> bool:
+        """The two sides ran in the same session, or the engine is simulated: certainly no spread."""
+        return math.isinf(self.guess_degrees) and self.guess == 0
+
+    def typical(self) -> float:
+        """Median of the distribution: one standard deviation between sessions."""
+        if math.isinf(self.guess_degrees):
+            return self.guess
+        below = np.cumsum(self._masses())
+        return float(_DEVIATIONS[int(np.searchsorted(below, 0.5))])
+
+    def tail(self, factor: float) -> tuple[Floats, Floats]:
+        """Points x and P(difference of the two sides' sessions >= x), for variance = `factor` x that of a session."""
+        if math.isinf(self.guess_degrees):
+            deviations, masses = np.array([self.guess]), np.ones(1)
+        else:
+            masses = self._masses()
+            kept = masses > 1e-12
+            deviations, masses = _DEVIATIONS[kept], masses[kept]
+        scale = math.sqrt(factor) * deviations
+        some = scale > 0
+        inside = ndtr(-_POINTS[:, None] / scale[None, some]) @ masses[some]
+        return _POINTS, inside + float(masses[~some].sum()) * (_POINTS <= 0)
+
+    def _masses(self) -> Floats:
+        degrees = self.degrees
+        weighed = np.zeros(len(_VARIANCES))
+        shares = self.shares or (1.0,) * len(self.evidence)
+        for share, group in zip(shares, self.evidence, strict=True):
+            if group.degrees:
+                weighed += share * _q_profile(group)
+        if self.guess_degrees:
+            with np.errstate(divide="ignore"):
+                weighed += self.guess_degrees * self.guess**2 / _VARIANCES
+        below = np.asarray(chdtrc(degrees, weighed))
+        below[-1] = 1.0
+        masses: Floats = np.diff(below, prepend=0.0)
+        return masses
+
+
+NO_SPREAD = SessionSpread(guess_degrees=math.inf, source="one session")
+
+
+def _q_profile(group: SessionMeans) -> Floats:
+    """Cochran's Q of the session means for every candidate variance between sessions."""
+    means = np.asarray(group.means)[:, None]
+    own = group.within / np.asarray(group.runs, dtype=float)[:, None]
+    weights = 1.0 / np.maximum(_VARIANCES[None, :] + own, 1e-300)
+    centre = (weights * means).sum(axis=0) / weights.sum(axis=0)
+    profile: Floats = (weights * (means - centre) ** 2).sum(axis=0)
+    return profile

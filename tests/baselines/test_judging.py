@@ -1,0 +1,137 @@
+"""Verdicts: the rules of worse, better, same and unknown, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from pytest_nriperf.baselines import Baseline, BaselineKey, Gate, MetricRuns, SessionRecord, Verdict, judge
+
+KEY = BaselineKey("test_chat", "cpus=1", "sim:", "new_tokens=8")
+STEADY = (1.000, 1.004, 0.996, 1.002, 0.998)
+
+
+def record(
+    name: str,
+    values: Sequence[float],
+    *,
+    better: str = "lower",
+    simulated: bool = False,
+    **parts: Mapping[str, Any],
+) -> SessionRecord:
+    runs = {run: {"median": value, "low": value * 0.9} for run, value in enumerate(values)}
+    fingerprint = {"identity": {"cpu": "x"}, "treatment": {"torch": "2.12"}, "state": {"thp": "always"}, **parts}
+    return SessionRecord(
+        name, f"2026-11-{name}T00:00:00Z", fingerprint, {"itl": MetricRuns("s", better, runs)}, simulated=simulated
+    )
+
+
+def verdict(now: SessionRecord, *before: SessionRecord, alpha: float = 0.05, metric: str = "itl") -> Verdict:
+    return judge([now], Baseline(KEY, before), [Gate(metric)], alpha=alpha)[0]
+
+
+def scaled(values: Sequence[float], factor: float) -> list[float]:
+    return [value * factor for value in values]
+
+
+FOUR = [record(f"0{day}", scaled(STEADY, 1 + 0.002 * day)) for day in range(1, 5)]
+
+
+def test_a_clear_slowdown_is_worse_and_says_by_how_much() -> None:
+    found = verdict(record("20", scaled(STEADY, 1.1)), *FOUR)
+    assert found.outcome == "worse"
+    assert found.effect == pytest.approx(0.095, abs=0.01)
+    assert found.interval is not None
+    assert found.interval[0] > 0
+    assert "worse" in found.reason
+
+
+def test_the_same_change_of_a_rate_is_better() -> None:
+    before = [record(f"0{day}", scaled(STEADY, 1 + 0.002 * day), better="higher") for day in range(1, 5)]
+    found = verdict(record("20", scaled(STEADY, 1.1), better="higher"), *before)
+    assert found.outcome == "better"
+    assert found.effect == pytest.approx(0.095, abs=0.01)
+
+
+def test_no_change_on_a_quiet_node_is_the_same() -> None:
+    found = verdict(record("20", scaled(STEADY, 1.005)), *FOUR)
+    assert found.outcome == "same"
+    assert found.mde is not None
+    assert found.mde < 0.05
+
+
+def test_a_significant_change_below_the_floor_is_not_worse() -> None:
+    assert verdict(record("20", scaled(STEADY, 1.02)), *FOUR).outcome in {"same", "unknown"}
+
+
+def test_one_baseline_session_on_an_unknown_node_shows_only_gross_changes() -> None:
+    assert verdict(record("20", scaled(STEADY, 1.1)), FOUR[0]).outcome == "unknown"
+    gross = verdict(record("20", scaled(STEADY, 3.0)), FOUR[0])
+    assert gross.outcome == "worse"
+    assert "assumed" in gross.session_spread_source
+
+
+def test_one_run_is_unknown_with_the_number_of_runs_needed() -> None:
+    found = verdict(record("20", [1.5]), FOUR[0])
+    assert found.outcome == "unknown"
+    assert "arrangements" in found.reason
+    assert "runs" in found.advice
+
+
+def test_a_share_of_alpha_that_the_runs_cannot_resolve_is_unknown() -> None:
+    found = verdict(record("20", scaled(STEADY, 5)), FOUR[0], alpha=0.05 / 40)
+    assert found.outcome == "unknown"
+    assert "252 arrangements" in found.reason
+
+
+def test_without_a_baseline_it_is_missing_and_names_the_option() -> None:
+    found = judge([FOUR[0]], None, [Gate("itl")], alpha=0.05)[0]
+    assert found.outcome == "missing"
+    assert "--nri-accept missing" in found.advice
+
+
+def test_a_session_is_never_compared_with_itself() -> None:
+    assert verdict(FOUR[0], FOUR[0]).outcome == "missing"
+
+
+def test_another_identity_is_incomparable_and_the_field_is_named() -> None:
+    found = verdict(record("20", STEADY, identity={"cpu": "y"}), *FOUR)
+    assert found.outcome == "incomparable"
+    assert "cpu x -> y" in found.reason
+
+
+def test_another_machine_state_is_unknown_and_the_field_is_named() -> None:
+    found = verdict(record("20", STEADY, state={"thp": "never"}), *FOUR)
+    assert found.outcome == "unknown"
+    assert "machine state: thp always -> never" in found.reason
+
+
+def test_another_treatment_is_judged_and_named_as_suspect() -> None:
+    found = verdict(record("20", scaled(STEADY, 1.1), treatment={"torch": "2.13"}), *FOUR)
+    assert found.outcome == "worse"
+    assert [str(one) for one in found.suspects] == ["torch 2.12 -> 2.13"]
+
+
+def test_a_simulated_session_says_so() -> None:
+    before = record("01", STEADY, simulated=True)
+    assert verdict(record("20", scaled(STEADY, 1.1), simulated=True), before).simulated
+
+
+def test_a_metric_that_was_not_measured_is_unknown() -> None:
+    assert "no run gave a value" in verdict(FOUR[0], *FOUR[1:], metric="ttft").reason
+
+
+def test_values_that_are_not_positive_have_no_ratio() -> None:
+    assert "not positive" in verdict(record("20", [0.0, 1.0]), *FOUR).reason
+
+
+def test_a_gate_names_its_quantile() -> None:
+    assert verdict(record("20", scaled(STEADY, 1.1)), *FOUR, metric="itl.low").now == pytest.approx(0.99, abs=0.01)
+
+
+def test_a_verdict_is_plain_json() -> None:
+    plain = verdict(record("20", [1.5], treatment={"torch": "2.13"}), FOUR[0]).as_dict()
+    assert plain["interval"] == [-1.0, None]
+    assert plain["suspects"] == [{"field": "torch", "baseline": "2.12", "now": "2.13"}]
