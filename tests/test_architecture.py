@@ -19,7 +19,7 @@ LAYERS: list[set[str]] = [
     {"instrument"},
     {"baselines", "sweep", "explain", "simulate"},
     {"metrics", "fingerprint"},
-    {"stats"},
+    {"stats", "samples"},
     {"seams", "sessions"},
     {"recording", "balloons"},
     {"topology"},

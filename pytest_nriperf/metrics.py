@@ -1,0 +1,336 @@
+"""What a recording says: latencies and rates, pooled and one value per run. Pure; seconds from here on.
+
+Definitions: `METRICS` in words, `samples` in code. Requests of phase `measure` with status `ok` enter; warm-up and
+failures are counted. Percentiles are by linear interpolation.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from pytest_nriperf.errors import SpecError
+from pytest_nriperf.recording import Recording, open_recording
+from pytest_nriperf.samples import Floats, run_parts, run_samples
+
+if TYPE_CHECKING:
+    import pyarrow
+
+
+@dataclass(frozen=True)
+class MetricKind:
+    """What a metric is: base unit, which direction is better (`lower` or `higher`), its definition in words.
+
+    A rate has one value per run; other metrics have a sample per request or per token.
+    """
+
+    unit: str
+    better: str
+    definition: str
+    rate: bool = False
+
+
+METRICS: dict[str, MetricKind] = {
+    "ttft": MetricKind("s", "lower", "time to first token: first token event - submit, per request"),
+    "itl": MetricKind("s", "lower", "inter-token latency: an event of n tokens adds n samples of gap / n"),
+    "icl": MetricKind("s", "lower", "inter-chunk latency: gap between successive token events, raw"),
+    "tpot": MetricKind("s", "lower", "time per output token: (t_last - t_first) / (N - n_first), per request"),
+    "e2e": MetricKind("s", "lower", "end to end: last token event - submit (open loop: - scheduled time)"),
+    "throughput": MetricKind("token/s", "higher", "tokens inside the steady window / window, all replicas", rate=True),
+}
+
+# The quantiles of each run that are worth keeping; `low` is the engine undisturbed, the rest its neighbours.
+STATISTICS = {"low": 0.10, "median": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
+
+# Samples that a pooled percentile needs to be worth its name (source: vllm-cpu-perf-eval; IETF LLM benchmarking draft).
+ENOUGH_SAMPLES = {50: 100, 90: 500, 95: 1000, 99: 1000}
+
+
+class MetricName(NamedTuple):
+    """A metric and which number of each run stands for the run: a key of STATISTICS, or `rate`."""
+
+    base: str
+    statistic: str
+
+
+def metric_names() -> list[str]:
+    """Every name that a gate may use."""
+    suffixes = ["", *(f".{name}" for name in STATISTICS if name != "median")]
+    return [base + suffix for base, kind in METRICS.items() for suffix in (suffixes[:1] if kind.rate else suffixes)]
+
+
+def parse_metric(name: str) -> MetricName:
+    """Take a metric's name apart; raises SpecError, with the nearest names, when there is none such.
+
+    >>> parse_metric("ttft"), parse_metric("itl.p95").statistic, parse_metric("throughput").statistic
+    (MetricName(base='ttft', statistic='median'), 'p95', 'rate')
+    """
+    if name not in metric_names():
+        near = difflib.get_close_matches(name, metric_names(), 3, 0.5) or list(METRICS)
+        raise SpecError(f"there is no metric {name!r}", f"write for example {', '.join(near)}")
+    base, _, statistic = name.partition(".")
+    return MetricName(base, "rate" if METRICS[base].rate else statistic or "median")
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Samples of one metric, an array per run."""
+
+    by_run: tuple[Floats, ...]
+
+    @cached_property
+    def pooled(self) -> Floats:
+        """All runs together."""
+        return self.by_run[0] if len(self.by_run) == 1 else np.concatenate([np.empty(0), *self.by_run])
+
+    @cached_property
+    def statistics(self) -> tuple[dict[str, float], ...]:
+        """Per run: name -> quantile, NaN where the run has no sample."""
+        wanted = list(STATISTICS.values())
+        return tuple(
+            dict(zip(STATISTICS, (np.quantile(each, wanted) if each.size else [np.nan] * len(wanted)), strict=True))
+            for each in self.by_run
+        )
+
+    @cached_property
+    def percentiles(self) -> dict[int, float]:
+        """Percent -> pooled percentile by linear interpolation, NaN without samples."""
+        wanted = list(ENOUGH_SAMPLES)
+        values = np.percentile(self.pooled, wanted).tolist() if self.pooled.size else [np.nan] * len(wanted)
+        return dict(zip(wanted, values, strict=True))
+
+
+@dataclass(frozen=True, eq=False)
+class Metric:
+    """One metric of a measurement, in base units.
+
+    `per_run` has one value for each of `runs` (NaN where undefined) and is what verdicts rest on; the percentiles
+    are pooled over all runs and are for reading.
+    """
+
+    name: str
+    unit: str
+    better: str
+    runs: tuple[int, ...]
+    per_run: tuple[float, ...]
+    pool: Samples = field(repr=False)
+
+    @property
+    def samples(self) -> Floats:
+        """Every sample, by run, replica, request and time."""
+        return self.pool.pooled
+
+    @property
+    def value(self) -> float:
+        """The median over the runs; NaN when no run has a value."""
+        finite = [value for value in self.per_run if np.isfinite(value)]
+        return float(np.median(finite)) if finite else float("nan")
+
+    @property
+    def spread(self) -> tuple[float, float]:
+        """The lowest and the highest run."""
+        finite = [value for value in self.per_run if np.isfinite(value)] or [float("nan")]
+        return min(finite), max(finite)
+
+    @property
+    def p50(self) -> float:
+        """Pooled median."""
+        return self.pool.percentiles[50]
+
+    @property
+    def p90(self) -> float:
+        """Pooled 90th percentile."""
+        return self.pool.percentiles[90]
+
+    @property
+    def p95(self) -> float:
+        """Pooled 95th percentile."""
+        return self.pool.percentiles[95]
+
+    @property
+    def p99(self) -> float:
+        """Pooled 99th percentile."""
+        return self.pool.percentiles[99]
+
+    def enough(self, percent: int) -> bool:
+        """Whether there are samples enough for this pooled percentile."""
+        return self.samples.size >= ENOUGH_SAMPLES[percent]
+
+
+class CounterMetrics(Mapping[str, Metric]):
+    """Counter metrics of a measurement by name, also as attributes: `measurement.pcm.memory_bandwidth.p50`."""
+
+    def __init__(self, metrics: Mapping[str, Metric] | None = None, source: str = "pcm") -> None:
+        self._metrics = dict(metrics or {})
+        self._source = source
+
+    def __getitem__(self, name: str) -> Metric:
+        return self._metrics[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._metrics)
+
+    def __len__(self) -> int:
+        return len(self._metrics)
+
+    def __getattr__(self, name: str) -> Metric:
+        if name.startswith("_") or name not in self._metrics:
+            there = ", ".join(self._metrics) or "none"
+            raise AttributeError(f"this measurement has no {self._source} metric {name!r}; it has: {there}")
+        return self._metrics[name]
+
+
+@dataclass(frozen=True, eq=False)
+class Measurement:
+    """What `llm.measure` gives: metrics, the raw tables (Arrow, nanoseconds) and what to be careful about.
+
+    `runs` are the finished runs; `measured`, `warmup` and `failures` count requests (failures of phase `measure`).
+    """
+
+    path: Path
+    document: Mapping[str, Any]
+    runs: tuple[int, ...]
+    requests: pyarrow.Table
+    tokens: pyarrow.Table
+    counters: pyarrow.Table
+    measured: int
+    warmup: int
+    failures: int
+    warnings: tuple[str, ...]
+    pool: Mapping[str, Samples] = field(repr=False)
+    pcm: CounterMetrics = field(default_factory=CounterMetrics)
+
+    @classmethod
+    def from_recording(cls, recording: Recording | Path) -> Measurement:
+        """Read a recording's finished runs. Raises RecordingError, by name, for what is damaged."""
+        opened = recording if isinstance(recording, Recording) else open_recording(recording)
+        tables = opened.requests(), opened.tokens(), opened.counters()
+        return cls.from_tables(opened.path, opened.document, opened.runs, *tables, warnings=opened.warnings)
+
+    @classmethod
+    def from_tables(
+        cls,
+        path: Path,
+        document: Mapping[str, Any],
+        runs: Sequence[int],
+        requests: pyarrow.Table,
+        tokens: pyarrow.Table,
+        counters: pyarrow.Table,
+        warnings: Sequence[str] = (),
+    ) -> Measurement:
+        """Derive everything from tables that stand in the order of a recording."""
+        parts = list(run_parts(path, runs, requests, tokens))
+        replicas = np.unique(np.concatenate([part.replica for part in parts])) if parts else np.empty(0)
+        concurrency = int(document.get("parameters", {}).get("concurrency") or 1)
+        results = [run_samples(part, replicas, concurrency) for part in parts]
+        pool = {name: Samples(tuple(result.samples[name] for result in results)) for name in METRICS}
+        measure = [part.measured for part in parts]
+        failed = [text for part in parts for text in part.failed]
+        told = [*document.get("warnings", ()), *warnings, *_merge([result.warnings for result in results], runs)]
+        told += [*_failure_warning(failed, sum(map(np.sum, measure))), *_sample_warning(pool)]
+        return cls(
+            path,
+            document,
+            tuple(runs),
+            requests,
+            tokens,
+            counters,
+            measured=int(sum(map(np.sum, measure))),
+            warmup=int(sum((part.phase == "warmup").sum() for part in parts)),
+            failures=len(failed),
+            warnings=tuple(told),
+            pool=pool,
+        )
+
+    @property
+    def ttft(self) -> Metric:
+        """Time to first token, seconds."""
+        return self.metric("ttft")
+
+    @property
+    def itl(self) -> Metric:
+        """Inter-token latency, seconds."""
+        return self.metric("itl")
+
+    @property
+    def icl(self) -> Metric:
+        """Inter-chunk latency, seconds."""
+        return self.metric("icl")
+
+    @property
+    def tpot(self) -> Metric:
+        """Time per output token, seconds."""
+        return self.metric("tpot")
+
+    @property
+    def e2e(self) -> Metric:
+        """End-to-end latency, seconds."""
+        return self.metric("e2e")
+
+    @property
+    def throughput(self) -> Metric:
+        """Tokens per second of all replicas together."""
+        return self.metric("throughput")
+
+    def metric(self, name: str) -> Metric:
+        """The metric of that name (`ttft`, `itl.p95`, ...). Raises SpecError, with the nearest names, for others."""
+        if name in self.pcm:
+            return self.pcm[name]
+        base, statistic = parse_metric(name)
+        kind, pool = METRICS[base], self.pool[base]
+        per_run = tuple(each["median" if kind.rate else statistic] for each in pool.statistics)
+        return Metric(name, kind.unit, kind.better, self.runs, per_run, pool)
+
+    def per_run_statistics(self) -> dict[str, dict[int, dict[str, float]]]:
+        """Metric -> run -> a handful of quantiles (`low median p90 p95 p99` and the count `n`; a rate: `rate`).
+
+        What is undefined is left out. Base units; this is what a baseline keeps.
+        """
+        result: dict[str, dict[int, dict[str, float]]] = {}
+        for name, pool in self.pool.items():
+            rows = zip(self.runs, pool.by_run, pool.statistics, strict=True)
+            result[name] = {
+                run: {"rate": float(samples[0])} if METRICS[name].rate else {**statistics, "n": samples.size}
+                for run, samples, statistics in rows
+                if samples.size
+            }
+        return result
+
+    def with_pcm(self, metrics: Mapping[str, Metric]) -> Measurement:
+        """The same measurement with counter metrics attached."""
+        return replace(self, pcm=CounterMetrics(metrics))
+
+
+def _merge(warnings: Sequence[Sequence[str]], runs: Sequence[int]) -> list[str]:
+    """Each warning once, with its runs before it."""
+    where: dict[str, list[int]] = {}
+    for run, texts in zip(runs, warnings, strict=True):
+        for text in texts:
+            where.setdefault(text, []).append(run)
+    return [f"run{'s' if len(each) > 1 else ''} {', '.join(map(str, each))}: {text}" for text, each in where.items()]
+
+
+def _failure_warning(failed: Sequence[str], measured: int) -> list[str]:
+    if not failed:
+        return []
+    kinds = ", ".join(f"{count} {status}" for status, count in sorted(Counter(failed).items()))
+    return [f"{len(failed)} of {measured} requests did not succeed ({kinds}); they are in no latency"]
+
+
+def _sample_warning(pool: Mapping[str, Samples]) -> list[str]:
+    """One line naming every metric whose pooled percentiles rest on too few samples."""
+    short = []
+    for name in ("ttft", "itl", "tpot", "e2e"):
+        size = sum(each.size for each in pool[name].by_run)
+        weak = [f"p{percent}" for percent, enough in ENOUGH_SAMPLES.items() if size < enough]
+        if weak and size:
+            short.append(f"{name} {size} ({' '.join(weak)})")
+    floors = ", ".join(f"p{percent} {enough}" for percent, enough in ENOUGH_SAMPLES.items())
+    return [f"too few samples for a pooled percentile (needed: {floors}): {', '.join(short)}"] if short else []
