@@ -16,7 +16,9 @@ import numpy as np
 from scipy.special import ndtri
 
 from pytest_nriperf.baselines.advice import advise, percent, too_few
+from pytest_nriperf.baselines.drift import REFERENCE, REFERENCE_ALPHA, REFERENCE_FLOOR, guarded, reference_values
 from pytest_nriperf.baselines.sessions import Baseline, SessionRecord, split_metric
+from pytest_nriperf.baselines.store import WINDOW
 from pytest_nriperf.baselines.verdict import Gate, Outcome, Verdict, differences
 from pytest_nriperf.stats import (
     NO_SPREAD,
@@ -33,6 +35,9 @@ ENOUGH_SESSIONS = 3
 # Where nobody has looked yet: a pessimistic guess, so that only gross changes are called.
 ASSUMED = SessionSpread(guess=0.10, guess_degrees=4, source="assumed: nothing is known of this node's sessions")
 SIMULATED = SessionSpread(guess_degrees=math.inf, source="simulated: sessions do not differ")
+
+# Of a verdict's alpha, what the comparison with an anchor outside the window gets.
+ANCHOR_SHARE = 0.25
 
 Logs = list[list[float]]
 
@@ -66,34 +71,35 @@ def judge(
     gates: Sequence[Gate],
     *,
     alpha: float,
+    look: float | None = None,
     noise: Mapping[str, SessionSpread] | None = None,
     test: str = "",
 ) -> list[Verdict]:
     """Judge the gated metrics of one test: `now` is one session, or several that are judged together.
 
-    `alpha` is each verdict's share (`stats.suite_share`), `noise` what is known of the node's spread between
-    sessions by metric (`baselines.noise`). Comparable sessions of the baseline are used, the others named.
+    `alpha` is each verdict's share (`stats.suite_share`), `look` the level of this look when runs are adaptive
+    (`stats.plan_looks`), `noise` what is known of the node's spread between sessions by metric
+    (`baselines.noise`). Comparable sessions of the baseline are used, the others named.
     """
-    return [_judge_metric(now, baseline, gate, alpha, noise or {}, test) for gate in gates]
+    known, level = noise or {}, alpha if look is None else look
+    return [_judge_metric(now, baseline, _blank(now, gate, alpha, test), level, known) for gate in gates]
 
 
 def _judge_metric(
     now: Sequence[SessionRecord],
     baseline: Baseline | None,
-    gate: Gate,
-    alpha: float,
+    blank: Verdict,
+    level: float,
     noise: Mapping[str, SessionSpread],
-    test: str,
 ) -> Verdict:
-    blank = _blank(now, gate, alpha, test)
-    values = [record.values(gate.metric) for record in now]
+    values = [record.values(blank.metric) for record in now]
     if not any(values):
-        return replace(blank, outcome="unknown", reason=f"no run gave a value of {gate.metric}")
+        return replace(blank, outcome="unknown", reason=f"no run gave a value of {blank.metric}")
     blank = replace(blank, now=_median(values), runs=sum(map(len, values)), sessions=sum(map(bool, values)))
     others = (
         [] if baseline is None else [one for one in baseline.sessions if one.session not in {r.session for r in now}]
     )
-    others = [one for one in others if one.values(gate.metric)]
+    others = [one for one in others if one.values(blank.metric)]
     if not others:
         return replace(
             blank, outcome="missing", reason="no baseline", advice="accept this session: --nri-accept missing"
@@ -109,8 +115,61 @@ def _judge_metric(
     left_out = len(others) - len(usable)
     if left_out:
         blank = blank.warned(f"{left_out} of {len(others)} baseline sessions left out: another identity or state")
-    old = [one.values(gate.metric) for one in usable]
-    return judge_values(values, old, blank, noise.get(gate.metric))
+    recent, anchor = _divided(usable, baseline)
+    if not anchor:
+        verdict = _judge_sessions(now, recent, blank, level, noise)
+    else:
+        verdict = _since_anchor(
+            _judge_sessions(now, recent, blank, level * (1 - ANCHOR_SHARE), noise),
+            _judge_sessions(now, anchor, blank, level * ANCHOR_SHARE, noise),
+            anchor,
+        )
+    return guarded(verdict, _references(now, usable, noise))
+
+
+def _judge_sessions(
+    now: Sequence[SessionRecord],
+    others: Sequence[SessionRecord],
+    blank: Verdict,
+    level: float,
+    noise: Mapping[str, SessionSpread],
+) -> Verdict:
+    values = [record.values(blank.metric) for record in now]
+    old = [one.values(blank.metric) for one in others]
+    return judge_values(values, old, blank, noise.get(blank.metric), level=level)
+
+
+def _divided(
+    usable: Sequence[SessionRecord], baseline: Baseline | None
+) -> tuple[list[SessionRecord], list[SessionRecord]]:
+    """The rolling window, and the pinned sessions that have left it."""
+    recent = list(usable[-WINDOW:])
+    pinned = frozenset() if baseline is None else baseline.pinned
+    return recent, [one for one in usable[:-WINDOW] if one.session in pinned]
+
+
+def _since_anchor(verdict: Verdict, anchor: Verdict, sessions: Sequence[SessionRecord]) -> Verdict:
+    """The verdict against the window, with what the anchor shows of a slow drift."""
+    if anchor.effect is None:
+        return verdict
+    since = f"since the anchor of {sessions[0].time[:10]}: {anchor.effect * 100:+.1f} % ({anchor.outcome})"
+    if anchor.outcome == "worse" and verdict.outcome in ("same", "unknown"):
+        return replace(anchor, reason=f"slow drift, {since}; since the newest sessions: {verdict.outcome}")
+    return verdict.warned(since)
+
+
+def _references(
+    now: Sequence[SessionRecord], others: Sequence[SessionRecord], noise: Mapping[str, SessionSpread]
+) -> dict[str, Verdict]:
+    """The reference loads beside the runs, judged like rates."""
+    judged = {}
+    for name in sorted({name for record in now for name in record.reference}):
+        new, old = reference_values(now, name), reference_values(others, name)
+        if new and old:
+            metric = REFERENCE + name
+            blank = Verdict(metric, "unknown", "", better="higher", alpha=REFERENCE_ALPHA, floor=REFERENCE_FLOOR)
+            judged[name] = judge_values(new, old, blank, noise.get(metric))
+    return judged
 
 
 def judge_values(
@@ -120,8 +179,12 @@ def judge_values(
     noise: SessionSpread | None = None,
     *,
     spread: SessionSpread | None = None,
+    level: float | None = None,
 ) -> Verdict:
-    """Judge run values, session by session, filling in `blank`; `spread` overrides what is known of sessions."""
+    """Judge run values, session by session, filling in `blank`; `spread` overrides what is known of sessions.
+
+    `level` is what a p has to reach when it is not the verdict's whole share of alpha.
+    """
     blank = replace(
         blank,
         now=_median(now),
@@ -137,7 +200,7 @@ def judge_values(
     new, old = _logs(now, sign), _logs(baseline, sign)
     alpha = blank.alpha or 0.05
     known = spread or (SIMULATED if blank.simulated else session_spread(new, old, noise))
-    return _decide(weigh(new, old, known, alpha), blank, alpha, sign)
+    return decide(weigh(new, old, known, alpha), blank, alpha, alpha if level is None else level, sign)
 
 
 def session_spread(now: Logs, baseline: Logs, noise: SessionSpread | None) -> SessionSpread:
@@ -179,7 +242,8 @@ def comparable(
     return ("unknown", f"machine state: {unlike}", advice), usable
 
 
-def _decide(sides: Sides, blank: Verdict, alpha: float, sign: float) -> Verdict:
+def decide(sides: Sides, blank: Verdict, alpha: float, level: float, sign: float) -> Verdict:
+    """The rules 2 to 4; the interval is at `alpha`, significance at `level` (smaller for one of several looks)."""
     shift = sides.shift
     low, high = shift.interval(alpha)
     above, below = shift.p_above(), shift.p_below()
@@ -194,14 +258,14 @@ def _decide(sides: Sides, blank: Verdict, alpha: float, sign: float) -> Verdict:
         session_spread=None if sides.spread.is_none else math.expm1(sides.spread.typical()),
         session_spread_source=sides.spread.source,
     )
-    if above <= alpha * (1 + 1e-9) and estimate >= floor:
-        return replace(judged, outcome="worse", reason=f"{percent(estimate)} worse (p = {above:.2g} of {alpha:.2g})")
-    if below <= alpha * (1 + 1e-9) and -estimate >= floor:
-        return replace(judged, outcome="better", reason=f"{percent(estimate)} better (p = {below:.2g} of {alpha:.2g})")
+    if above <= level * (1 + 1e-9) and estimate >= floor:
+        return replace(judged, outcome="worse", reason=f"{percent(estimate)} worse (p = {above:.2g} of {level:.2g})")
+    if below <= level * (1 + 1e-9) and -estimate >= floor:
+        return replace(judged, outcome="better", reason=f"{percent(estimate)} better (p = {below:.2g} of {level:.2g})")
     if -tolerance <= low and high <= tolerance and mde is not None and mde <= tolerance:
         return replace(judged, outcome="same", reason=f"the change lies inside ±{blank.tolerance * 100:g} %")
-    if shift.resolution > alpha:
-        reason, advice = too_few(sides.now_runs, sides.baseline_runs, alpha)
+    if shift.resolution > level:
+        reason, advice = too_few(sides.now_runs, sides.baseline_runs, level)
         return replace(judged, outcome="unknown", reason=reason, advice=advice)
     reason = f"the change may be {percent(low)} to {percent(high)} of worsening"
     return replace(judged, outcome="unknown", reason=reason, advice=advise(sides, alpha, tolerance))

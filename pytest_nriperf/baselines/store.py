@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from pytest_nriperf.baselines.files import decode, encode, locked, read_json, write_json
@@ -102,11 +102,3 @@ class BaselineStore:
 
 def _safe(node: str) -> str:
     return node.replace("/", "_").replace(":", "-").lstrip(".") or "node"
-
-
-def windowed(baseline: Baseline, window: int = WINDOW) -> tuple[Baseline, Baseline | None]:
-    """The rolling window, and the pinned anchor when it has left the window."""
-    recent = replace(baseline, sessions=baseline.sessions[-window:])
-    inside = {one.session for one in recent.sessions}
-    anchor = tuple(one for one in baseline.sessions if one.session in baseline.pinned and one.session not in inside)
-    return recent, replace(baseline, sessions=anchor) if anchor else None

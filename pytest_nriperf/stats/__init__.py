@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pytest_nriperf.stats.looks import Look, plan_looks
 from pytest_nriperf.stats.planning import detectable, runs_for_effect, runs_for_share, suite_share
 from pytest_nriperf.stats.rank import arrangements
 from pytest_nriperf.stats.shift import Shift, shift_of_pairs, shift_of_runs
@@ -9,11 +10,13 @@ from pytest_nriperf.stats.spread import NO_SPREAD, SessionMeans, SessionSpread, 
 
 __all__ = [
     "NO_SPREAD",
+    "Look",
     "SessionMeans",
     "SessionSpread",
     "Shift",
     "arrangements",
     "detectable",
+    "plan_looks",
     "runs_for_effect",
     "runs_for_share",
     "session_means",

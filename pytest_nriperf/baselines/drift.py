@@ -1,0 +1,84 @@
+"""Did the machine change rather than the code? Reference loads beside the runs, and runs that were disturbed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+from pytest_nriperf.baselines.sessions import SessionRecord, split_metric
+from pytest_nriperf.baselines.verdict import Verdict
+
+REFERENCE = "reference."
+# The reference load that limits a metric: prefill multiplies matrices, decoding reads the weights from memory.
+_LIMITED_BY = {"ttft": "matrix_product"}
+_WORDS = {"memory_read": "memory bandwidth", "matrix_product": "matrix product"}
+# One-sided level at which a reference counts as moved, each way; and the least move that matters.
+REFERENCE_ALPHA = 0.005
+REFERENCE_FLOOR = 0.02
+
+
+@dataclass(frozen=True)
+class Disturbance:
+    """A fact of a run and the most of it that an undisturbed run has."""
+
+    fact: str
+    limit: float
+    words: str
+
+
+# Fixed before any run is seen: a rule chosen after the fact can prove anything.
+DISTURBANCES = (
+    Disturbance("steal_share", 0.01, "steal {:.1%} of CPU time"),
+    Disturbance("cpu_pressure_share", 0.05, "CPU pressure {:.1%} of the run"),
+    Disturbance("throttled_share", 0.0, "thermal or power throttling in {:.1%} of the run"),
+    Disturbance("cgroup_throttled_share", 0.0, "CPU quota throttling in {:.1%} of the run"),
+)
+
+
+def disturbances(facts: Mapping[str, float], limits: Mapping[str, float] = MappingProxyType({})) -> tuple[str, ...]:
+    """What was wrong with a run, in words; empty when nothing. `limits` moves single limits.
+
+    >>> disturbances({"steal_share": 0.04, "cpu_pressure_share": 0.01})
+    ('steal 4.0% of CPU time',)
+    """
+    return tuple(
+        rule.words.format(facts[rule.fact])
+        for rule in DISTURBANCES
+        if facts.get(rule.fact, 0.0) > limits.get(rule.fact, rule.limit)
+    )
+
+
+def reference_values(records: Sequence[SessionRecord], name: str) -> list[list[float]]:
+    """Values of one reference load, session by session; sessions without it are left out."""
+    found = ([value for _, value in sorted(one.reference.get(name, {}).items())] for one in records)
+    return [values for values in found if values]
+
+
+def guarded(verdict: Verdict, moved: Mapping[str, Verdict]) -> Verdict:
+    """The verdict in the light of the reference loads that were judged like metrics (rates: higher is better).
+
+    One that moved makes the verdict unknown; the effect normalised by the reference stands beside the raw one.
+    """
+    named = {name: one for name, one in moved.items() if one.outcome in ("worse", "better") and one.effect is not None}
+    if not named or verdict.outcome not in ("worse", "better", "same", "unknown"):
+        return verdict
+    changes = ", ".join(f"{_WORDS.get(name, name)} {one.effect:+.0%}" for name, one in sorted(named.items()))
+    name = _LIMITED_BY.get(split_metric(verdict.metric)[0], "memory_read")
+    limiting = named.get(name) or next(iter(named.values()))
+    return replace(
+        verdict,
+        outcome="unknown",
+        reason=f"the machine changed ({changes})",
+        normalised=_normalised(verdict, limiting),
+        advice="look at the machine (nriperf doctor), then measure again; after a wanted change accept --restart",
+    )
+
+
+def _normalised(verdict: Verdict, reference: Verdict) -> float | None:
+    """The effect as it would be on a machine whose reference load had not moved."""
+    if verdict.effect is None or reference.effect is None:
+        return None
+    sign = 1.0 if verdict.better == "lower" else -1.0
+    return math.expm1(math.log1p(verdict.effect) + sign * math.log1p(reference.effect))

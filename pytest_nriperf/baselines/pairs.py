@@ -1,0 +1,56 @@
+"""Two variants measured together in one session, run by run: the session's own noise falls out of each pair."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from pytest_nriperf.baselines.judging import Sides, decide
+from pytest_nriperf.baselines.verdict import Verdict
+from pytest_nriperf.stats import NO_SPREAD, shift_of_pairs
+
+
+def abba(rounds: int) -> str:
+    """The order of runs that lets a steady drift fall out: A B B A, again and again.
+
+    >>> abba(3)
+    'ABBAAB'
+    """
+    return "".join("AB" if number % 2 == 0 else "BA" for number in range(rounds))
+
+
+def judge_pairs(first: Sequence[float], second: Sequence[float], blank: Verdict) -> Verdict:
+    """Judge variant b (`second`) against a (`first`); values stand in pairs that ran next to or beside each other.
+
+    Exact signed-rank test on the differences of logs: assumes of them only that they are symmetric when nothing
+    differs, which swapping a and b at random or in A B B A order gives. Raises ValueError for unequal lengths.
+    """
+    pairs = list(zip(first, second, strict=True))
+    blank = replace(
+        blank,
+        now=float(np.median(second)) if pairs else None,
+        baseline=float(np.median(first)) if pairs else None,
+        runs=len(pairs),
+        baseline_runs=len(pairs),
+        sessions=1,
+        baseline_sessions=1,
+    )
+    if not pairs:
+        return replace(blank, outcome="unknown", reason=f"no pair of runs gave values of {blank.metric}")
+    if min(map(min, pairs)) <= 0:
+        return replace(blank, outcome="unknown", reason=f"{blank.metric} has values that are not positive: no ratio")
+    sign = 1.0 if blank.better == "lower" else -1.0
+    differences = [sign * (math.log(b) - math.log(a)) for a, b in pairs]
+    spread = float(np.std(differences, ddof=1)) / math.sqrt(2) if len(pairs) > 1 else 0.0
+    known = replace(NO_SPREAD, source="pairs of one session")
+    sides = Sides([[0.0] * len(pairs)], [[0.0] * len(pairs)], known, shift_of_pairs(differences), spread)
+    alpha = blank.alpha or 0.05
+    judged = decide(sides, blank, alpha, alpha, sign)
+    if sides.shift.resolution > alpha:
+        needed = math.ceil(-math.log2(alpha))
+        reason = f"{len(pairs)} pairs have {2 ** len(pairs)} sign patterns: p cannot reach {alpha:.2g}"
+        return replace(judged, reason=reason, advice=f"measure {needed} pairs (--nri-runs)")
+    return judged
