@@ -90,12 +90,21 @@ class Samples:
         """All runs together."""
         return self.by_run[0] if len(self.by_run) == 1 else np.concatenate([np.empty(0), *self.by_run])
 
+    @property
+    def size(self) -> int:
+        """Samples in all."""
+        return sum(each.size for each in self.by_run)
+
     @cached_property
     def statistics(self) -> tuple[dict[str, float], ...]:
         """Per run: name -> quantile, NaN where the run has no sample."""
         wanted = list(STATISTICS.values())
         return tuple(
-            dict(zip(STATISTICS, (np.quantile(each, wanted) if each.size else [np.nan] * len(wanted)), strict=True))
+            dict(
+                zip(
+                    STATISTICS, np.quantile(each, wanted).tolist() if each.size else [np.nan] * len(wanted), strict=True
+                )
+            )
             for each in self.by_run
         )
 
@@ -103,8 +112,10 @@ class Samples:
     def percentiles(self) -> dict[int, float]:
         """Percent -> pooled percentile by linear interpolation, NaN without samples."""
         wanted = list(ENOUGH_SAMPLES)
-        values = np.percentile(self.pooled, wanted).tolist() if self.pooled.size else [np.nan] * len(wanted)
-        return dict(zip(wanted, values, strict=True))
+        if not self.size:
+            return dict.fromkeys(wanted, float("nan"))
+        copy = np.concatenate(self.by_run)
+        return dict(zip(wanted, np.percentile(copy, wanted, overwrite_input=True).tolist(), strict=True))
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,7 +172,7 @@ class Metric:
 
     def enough(self, percent: int) -> bool:
         """Whether there are samples enough for this pooled percentile."""
-        return self.samples.size >= ENOUGH_SAMPLES[percent]
+        return self.pool.size >= ENOUGH_SAMPLES[percent]
 
 
 class CounterMetrics(Mapping[str, Metric]):
@@ -231,6 +242,8 @@ class Measurement:
         concurrency = int(document.get("parameters", {}).get("concurrency") or 1)
         results = [run_samples(part, replicas, concurrency) for part in parts]
         pool = {name: Samples(tuple(result.samples[name] for result in results)) for name in METRICS}
+        if all(result.samples["itl"] is result.samples["icl"] for result in results):
+            pool["itl"] = pool["icl"]
         measure = [part.measured for part in parts]
         failed = [text for part in parts for text in part.failed]
         told = [*document.get("warnings", ()), *warnings, *_merge([result.warnings for result in results], runs)]
@@ -328,7 +341,7 @@ def _sample_warning(pool: Mapping[str, Samples]) -> list[str]:
     """One line naming every metric whose pooled percentiles rest on too few samples."""
     short = []
     for name in ("ttft", "itl", "tpot", "e2e"):
-        size = sum(each.size for each in pool[name].by_run)
+        size = pool[name].size
         weak = [f"p{percent}" for percent, enough in ENOUGH_SAMPLES.items() if size < enough]
         if weak and size:
             short.append(f"{name} {size} ({' '.join(weak)})")
