@@ -1,6 +1,0 @@
-"""placeholder for the type checker until the real module lands."""
-
-from __future__ import annotations
-
-
-class Topology: ...
