@@ -90,7 +90,7 @@ def format_value(value: float | None, unit: str, *, digits: int = 3) -> str:
         return "-"
     if math.isinf(value):
         return f"{'-' if value < 0 else ''}inf {unit}".rstrip()
-    scale, name = _scaled(abs(value), unit)
+    scale, name = scale_unit(abs(value), unit)
     return f"{_significant(value / scale, digits)} {name}".rstrip()
 
 
@@ -134,7 +134,21 @@ def format_bytes(count: float) -> str:
     return f"{count:.4g} TiB"
 
 
-def _scaled(size: float, unit: str) -> tuple[float, str]:
+def format_text(text: object) -> str:
+    """Text that cannot harm a terminal: what is not printable (escapes, line ends, direction marks) as its escape.
+
+    >>> format_text("test_a[\x1b[31m]"), format_text("größe [µs]")
+    ('test_a[\\\\x1b[31m]', 'größe [µs]')
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
+def scale_unit(size: float, unit: str) -> tuple[float, str]:
+    """Divisor and name of the prefixed unit in which a value of this size reads well.
+
+    >>> scale_unit(0.05, "s"), scale_unit(3e9, "B/s"), scale_unit(18.0, "token/s")
+    ((0.001, 'ms'), (1000000000.0, 'GB/s'), (1.0, 'token/s'))
+    """
     if unit == "s":
         for scale, name in ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs")):
             if size >= scale or size == 0:
