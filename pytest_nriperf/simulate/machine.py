@@ -42,14 +42,14 @@ class Machine:
     node_of: Mapping[int, int]
     socket_of: Mapping[int, int]
     socket_bandwidth: float = 250e9
-    core_bandwidth: float = 13e9
+    core_bandwidth: float = 9e9
     link_bandwidth: float = 45e9
     core_flops: float = 60e9
     prefill_gain: float = 8.0
     hyperthread_gain: float = 0.15
     sibling_waste: float = 0.10
     neighbour_waste: float = 0.45
-    contention: float = 0.06
+    contention: float = 0.08
     queueing: float = 0.15
     sub_numa_gain: float = 0.05
     node_latency: float = 0.25
@@ -90,11 +90,23 @@ class Machine:
 
 @dataclass(frozen=True)
 class Load:
-    """A running replica: the CPUs it sees (a spinning thread on each) and the NUMA nodes of its memory."""
+    """A running replica: the CPUs it sees (a spinning thread on each) and the NUMA nodes of its memory.
+
+    Weights lie on those nodes in proportion to the CPUs there (first touch by all threads), or in equal parts when
+    `interleaved`; every thread reads all of them.
+    """
 
     visible: frozenset[int]
     memory: frozenset[int]
     batch: int = 1
+    interleaved: bool = False
+
+    def homes(self, node_of: Mapping[int, int]) -> dict[int, float]:
+        """NUMA node to the share of the weights that lies there."""
+        touched = {node: count for node, count in _counts(node_of, self.visible).items() if node in self.memory}
+        if self.interleaved or not touched:
+            return dict.fromkeys(self.memory, 1 / len(self.memory))
+        return {node: count / sum(touched.values()) for node, count in touched.items()}
 
 
 @dataclass(frozen=True)
@@ -200,23 +212,24 @@ def _latency(machine: Machine, load: Load) -> float:
         return own
     total = 0.0
     for node, count in _counts(machine.node_of, load.visible).items():
-        for memory in load.memory:
+        for memory, share in load.homes(machine.node_of).items():
             near = machine.socket_of_node[memory] == machine.socket_of_node[node]
             far = machine.node_latency if near else machine.socket_latency
-            total += count * (own if memory == node else 1 + far)
-    return total / (len(load.visible) * len(load.memory))
+            total += count * share * (own if memory == node else 1 + far)
+    return total / len(load.visible)
 
 
 def _use(machine: Machine, load: Load) -> Floats:
     """Share of the replica's bytes that crosses each resource: memory of each NUMA node, then each link."""
-    memory = [1 / len(load.memory) if node in load.memory else 0.0 for node in machine.nodes]
+    shares = load.homes(machine.node_of)
+    memory = [shares.get(node, 0.0) for node in machine.nodes]
     if "remote" in machine.off:
         return np.array(memory + [0.0] * len(machine.links))
     cpus = _counts(machine.socket_of, load.visible)
     homes: dict[int, float] = {}
-    for node in load.memory:
+    for node, share in shares.items():
         socket = machine.socket_of_node[node]
-        homes[socket] = homes.get(socket, 0.0) + 1 / len(load.memory)
+        homes[socket] = homes.get(socket, 0.0) + share
     links = [homes.get(source, 0.0) * cpus.get(target, 0) / len(load.visible) for source, target in machine.links]
     return np.array(memory + links)
 

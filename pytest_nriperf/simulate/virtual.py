@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -155,9 +155,8 @@ class Engine:
         step = (end_ns - start_ns) / 20
         for node in self.machine.nodes:
             mean = sum(
-                speed.rate / len(load.memory)
+                speed.rate * load.homes(self.machine.node_of).get(node, 0.0)
                 for speed, load in zip(served, self.loads, strict=True)
-                if node in load.memory
             )
             for index in range(20):
                 stamp = start_ns + round((index + 1) * step)
@@ -179,4 +178,4 @@ def prompt_tokens(prompt: Prompt) -> int:
 
 
 def _batched(load: Load, work: Work) -> Load:
-    return Load(load.visible, load.memory, max(1, min(work.concurrency, work.requests)))
+    return replace(load, batch=max(1, min(work.concurrency, work.requests)))
