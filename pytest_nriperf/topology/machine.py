@@ -79,6 +79,13 @@ class Topology:
                 "check its description",
             )
 
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.name, self.cpus, tuple(node.id for node in self.nodes)))
+
     @cached_property
     def _by_id(self) -> dict[int, Cpu]:
         return {cpu.id: cpu for cpu in self.cpus}

@@ -1,9 +1,0 @@
-"""placeholder for the type checker until the real module lands."""
-
-from __future__ import annotations
-
-
-class BalloonSpec: ...
-
-
-class Placement: ...
