@@ -18,7 +18,7 @@ import numpy as np
 
 from pytest_nriperf.errors import SpecError
 from pytest_nriperf.recording import Recording, open_recording
-from pytest_nriperf.samples import Floats, run_parts, run_samples
+from pytest_nriperf.samples import Floats, Timeline, run_parts, run_samples, timeline
 
 if TYPE_CHECKING:
     import pyarrow
@@ -239,14 +239,15 @@ class Measurement:
         """Derive everything from tables that stand in the order of a recording."""
         parts = list(run_parts(path, runs, requests, tokens))
         replicas = np.unique(np.concatenate([part.replica for part in parts])) if parts else np.empty(0)
-        concurrency = int(document.get("parameters", {}).get("concurrency") or 1)
-        results = [run_samples(part, replicas, concurrency) for part in parts]
+        results = [run_samples(part, replicas, _concurrency(document)) for part in parts]
         pool = {name: Samples(tuple(result.samples[name] for result in results)) for name in METRICS}
         if all(result.samples["itl"] is result.samples["icl"] for result in results):
             pool["itl"] = pool["icl"]
         measure = [part.measured for part in parts]
         failed = [text for part in parts for text in part.failed]
-        told = [*document.get("warnings", ()), *warnings, *_merge([result.warnings for result in results], runs)]
+        facts = [document.get("runs", {}).get(str(run), {}) for run in runs]
+        told = [*document.get("warnings", ()), *warnings, *_merge([each.get("warnings", ()) for each in facts], runs)]
+        told += _merge([result.warnings for result in results], runs)
         told += [*_failure_warning(failed, sum(map(np.sum, measure))), *_sample_warning(pool)]
         return cls(
             path,
@@ -316,9 +317,20 @@ class Measurement:
             }
         return result
 
+    def timeline(self, run: int) -> Timeline:
+        """The dots of one run: token gaps and requests over time, seconds."""
+        (part,) = run_parts(self.path, [run], self.requests, self.tokens)
+        return timeline(part, np.unique(self.requests["replica"].to_numpy()), _concurrency(self.document))
+
     def with_pcm(self, metrics: Mapping[str, Metric]) -> Measurement:
         """The same measurement with counter metrics attached."""
         return replace(self, pcm=CounterMetrics(metrics))
+
+
+def _concurrency(document: Mapping[str, Any]) -> int:
+    """Requests in flight per replica, as recorded; 1 where nothing says so (open loop, scenarios)."""
+    stated = document.get("parameters", {}).get("concurrency")
+    return stated if isinstance(stated, int) and stated > 0 else 1
 
 
 def _merge(warnings: Sequence[Sequence[str]], runs: Sequence[int]) -> list[str]:

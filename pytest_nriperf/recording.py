@@ -303,6 +303,10 @@ def open_recording(path: Path) -> Recording:
     if not file.exists():
         raise RecordingError(f"{folder} is no recording: it has no {DOCUMENT}", "name the folder of one test")
     document = read_json(file)
+    kinds = {"parameters": dict, "runs": dict, "balloon": dict, "model": dict, "fingerprint": dict, "warnings": list}
+    for key, kind in kinds.items():
+        if not isinstance(document.get(key, kind()), kind):
+            raise RecordingError(f"{file} is damaged: {key} is no {'object' if kind is dict else 'list'}")
     runs = finished_runs(folder)
     started = {run for parts in _parts(folder).values() for run in parts if run is not WHOLE}
     started |= {int(run) for run in document.get("runs", {}) if str(run).isdecimal()}

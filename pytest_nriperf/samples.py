@@ -25,12 +25,12 @@ from pytest_nriperf.units import NANOSECONDS, format_percent
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
-_NEVER = np.iinfo(np.int64).min
+NEVER = np.iinfo(np.int64).min
 
 
 @dataclass(frozen=True, eq=False)
 class RunPart:
-    """One run's columns as arrays; times that did not happen are _NEVER. Requests sorted by (replica, request)."""
+    """One run's columns as arrays; times that did not happen are NEVER. Requests sorted by (replica, request)."""
 
     path: Path
     run: int
@@ -106,7 +106,7 @@ def _slice(column: NDArray[Any], run: int) -> tuple[int, int]:
 def _array(column: Any) -> NDArray[Any]:
     """A chunked Arrow column as numbers; without a copy when it is one chunk without nulls."""
     if column.null_count:
-        column = column.fill_null(_NEVER)
+        column = column.fill_null(NEVER)
     if column.num_chunks == 1:
         return np.asarray(column.chunk(0).to_numpy(zero_copy_only=False))
     return np.asarray(column.to_numpy())
@@ -149,6 +149,27 @@ def _in_order(replica: NDArray[Any], request: NDArray[Any], t_ns: NDArray[Any]) 
 def run_samples(part: RunPart, replicas: NDArray[Any], concurrency: int) -> RunSamples:
     """Every metric's samples of one run, seconds (or a rate)."""
     events = _events(part)
+    group, found = _groups(part, events)
+    ok = part.measured & (part.status == "ok") & found
+    first, last, first_n, total = _ends(events, group[ok])
+    inside = _inside(events, group[ok])
+    icl, itl = _gaps(events, inside.copy())
+    start = np.where(part.scheduled_ns == NEVER, part.submit_ns, part.scheduled_ns)[ok]
+    more = total > first_n
+    rate, warnings = _throughput(part, events, inside, steady_window(part, replicas, concurrency))
+    samples = {
+        "ttft": (first - part.submit_ns[ok]) / NANOSECONDS,
+        "itl": itl,
+        "icl": icl,
+        "tpot": (last - first)[more] / NANOSECONDS / (total - first_n)[more],
+        "e2e": (last - start) / NANOSECONDS,
+        "throughput": np.array([rate] if np.isfinite(rate) else []),
+    }
+    return RunSamples(samples, [*warnings, *_doubts(part, events, ok, found, first, total)])
+
+
+def _groups(part: RunPart, events: _Events) -> tuple[Integers, NDArray[np.bool_]]:
+    """Per request its group of token events, and whether it has one."""
     key = _key(part.replica, part.request)
     if (key[1:] == key[:-1]).any():
         twice = int(np.flatnonzero(key[1:] == key[:-1])[0])
@@ -159,25 +180,14 @@ def run_samples(part: RunPart, replicas: NDArray[Any], concurrency: int) -> RunS
     group = np.searchsorted(events.key, key)
     found = group < len(events.key)
     found[found] = events.key[group[found]] == key[found]
-    ok = part.measured & (part.status == "ok") & found
-    chosen = group[ok]
-    first, last, first_n, total = _ends(events, chosen)
+    return group, found
+
+
+def _inside(events: _Events, chosen: Integers) -> NDArray[np.bool_]:
+    """Per token event whether it belongs to a chosen group."""
     selected = np.zeros(len(events.key), bool)
     selected[chosen] = True
-    inside = np.repeat(selected, events.size)
-    icl, itl = _gaps(events, inside.copy())
-    start = np.where(part.scheduled_ns == _NEVER, part.submit_ns, part.scheduled_ns)[ok]
-    more = total > first_n
-    rate, warnings = _throughput(part, events, inside, replicas, concurrency)
-    samples = {
-        "ttft": (first - part.submit_ns[ok]) / NANOSECONDS,
-        "itl": itl,
-        "icl": icl,
-        "tpot": (last - first)[more] / NANOSECONDS / (total - first_n)[more],
-        "e2e": (last - start) / NANOSECONDS,
-        "throughput": np.array([rate] if np.isfinite(rate) else []),
-    }
-    return RunSamples(samples, [*warnings, *_doubts(part, events, ok, found, first, total)])
+    return np.repeat(selected, events.size)
 
 
 def _ends(events: _Events, chosen: Integers) -> tuple[Integers, Integers, Integers, Integers]:
@@ -200,30 +210,43 @@ def _gaps(events: _Events, inside: NDArray[np.bool_]) -> tuple[Floats, Floats]:
     return gaps, gaps if (n == 1).all() else np.repeat(gaps / n, n)
 
 
-def _throughput(
-    part: RunPart, events: _Events, inside: NDArray[np.bool_], replicas: NDArray[Any], concurrency: int
-) -> tuple[float, list[str]]:
-    """Tokens per second in the steady window, NaN without one, and what is to be said about it."""
-    measured = part.measured
-    if not measured.any():
-        return float("nan"), ["no request was measured"]
+class Window(NamedTuple):
+    """The steady window `(start, end]` of a run; where there is none, `problem` says why and start = end = 0."""
+
+    start_ns: int
+    end_ns: int
+    problem: str = ""
+
+
+def steady_window(part: RunPart, replicas: NDArray[Any], concurrency: int) -> Window:
+    """When all `replicas` worked under full load and none was warming up (the module's docstring defines it)."""
+    if not part.measured.any():
+        return Window(0, 0, "no request was measured")
     over = np.maximum(np.maximum(part.end_ns, part.last_ns), part.submit_ns)
-    windows = []
+    start, end = NEVER, np.iinfo(np.int64).max
     for replica in replicas:
-        mine = measured & (part.replica == replica)
+        mine = part.measured & (part.replica == replica)
         if not mine.any():
-            return float("nan"), [f"throughput is undefined: replica {replica} measured nothing"]
+            return Window(0, 0, f"throughput is undefined: replica {replica} measured nothing")
         full = min(concurrency, int(mine.sum())) - 1
-        windows.append((np.sort(part.submit_ns[mine])[full], np.sort(over[mine])[-1 - full]))
-    start, end = max(first for first, _ in windows), min(last for _, last in windows)
+        start = max(start, int(np.sort(part.submit_ns[mine])[full]))
+        end = min(end, int(np.sort(over[mine])[-1 - full]))
     if end <= start:
-        return float("nan"), ["throughput is undefined: the replicas never worked all at the same time"]
+        return Window(0, 0, "throughput is undefined: the replicas never worked all at the same time")
+    return Window(start, end)
+
+
+def _throughput(part: RunPart, events: _Events, inside: NDArray[np.bool_], window: Window) -> tuple[float, list[str]]:
+    """Tokens per second in the steady window, NaN without one, and what is to be said about it."""
+    start, end, problem = window
+    if problem:
+        return float("nan"), [problem]
     tokens = int(events.n[inside & (events.t_ns > start) & (events.t_ns <= end)].sum())
-    share = (end - start) / (over[measured].max() - part.submit_ns[measured].min())
-    doubt = (
-        f"throughput rests on {format_percent(float(share), digits=0)} of the time: the rest was not under full load"
-    )
-    return tokens * NANOSECONDS / int(end - start), [doubt] if share < 0.5 else []
+    measured = part.measured
+    over = np.maximum(np.maximum(part.end_ns, part.last_ns), part.submit_ns)
+    share = float((end - start) / (over[measured].max() - part.submit_ns[measured].min()))
+    doubt = f"throughput rests on {format_percent(share, digits=0)} of the time: the rest was not under full load"
+    return tokens * NANOSECONDS / (end - start), [doubt] if share < 0.5 else []
 
 
 def _doubts(
@@ -245,3 +268,63 @@ def _doubts(
     if strays := int(len(events.key) - found.sum()):
         doubts.append(f"token events of {strays} unknown requests are left out")
     return doubts
+
+
+# ------------------------------------------------------------------------------------------------ one run's dots
+
+
+@dataclass(frozen=True, eq=False)
+class Timeline:
+    """One run as a picture needs it: seconds since its first measured submit.
+
+    A gap per pair of successive token events of a request (`gap_replica`, when it ended `gap_at_s`, `gap_s`), and
+    measured requests (`replica`, `submit_s`, `first_s` NaN without a token, `end_s`, `ok`). Gaps of failed
+    requests are shown too. `steady_s` is the steady window, None where there is none.
+    """
+
+    run: int
+    gap_replica: Integers
+    gap_at_s: Floats
+    gap_s: Floats
+    replica: Integers
+    submit_s: Floats
+    first_s: Floats
+    end_s: Floats
+    ok: NDArray[np.bool_]
+    steady_s: tuple[float, float] | None
+
+    @property
+    def replicas(self) -> list[int]:
+        """The replicas that measured, in order."""
+        return [int(replica) for replica in np.unique(self.replica)]
+
+
+def timeline(part: RunPart, replicas: NDArray[Any], concurrency: int) -> Timeline:
+    """The run's gaps and requests over time."""
+    events = _events(part)
+    group, found = _groups(part, events)
+    measured = part.measured
+    origin = int(part.submit_ns[measured].min()) if measured.any() else 0
+
+    def seconds(time_ns: Any) -> Any:
+        return (time_ns - origin) / NANOSECONDS
+
+    inside = _inside(events, group[measured & found])
+    inside[events.start] = False
+    later = np.flatnonzero(inside)
+    first = np.full(len(part.replica), np.nan)
+    first[found] = seconds(events.t_ns[events.start[group[found]]])
+    over = np.maximum(np.maximum(part.end_ns, part.last_ns), part.submit_ns)
+    window = steady_window(part, replicas, concurrency)
+    return Timeline(
+        run=part.run,
+        gap_replica=np.repeat(events.key >> 32, events.size)[later],
+        gap_at_s=seconds(events.t_ns[later]),
+        gap_s=(events.t_ns[later] - events.t_ns[later - 1]) / NANOSECONDS,
+        replica=part.replica[measured],
+        submit_s=seconds(part.submit_ns[measured]),
+        first_s=first[measured],
+        end_s=seconds(over[measured]),
+        ok=np.asarray(part.status[measured] == "ok", bool),
+        steady_s=None if window.problem else (seconds(window.start_ns), seconds(window.end_ns)),
+    )

@@ -372,7 +372,9 @@ def test_a_truncated_file_is_refused_by_name(tmp_path: Path) -> None:
         open_recording(tmp_path).tokens()
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b'{"format": "1"}', b"\xff\xfe", b"[" * 100_000])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[1]", b'{"format": "1"}', b'{"format": 1, "runs": []}', b"\xff\xfe", b"[" * 100_000]
+)
 def test_a_damaged_document_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "recording.json").write_bytes(content)
     with pytest.raises(RecordingError, match=r"recording\.json"):

@@ -14,7 +14,9 @@ from importlib import import_module
 from pytest_nriperf.errors import NriperfError
 
 # name -> one line of help; the module pytest_nriperf.cli.<name> offers `arguments(parser)` and `run(options) -> int`.
-COMMANDS: dict[str, str] = {}
+COMMANDS: dict[str, str] = {
+    "show": "metrics and the dots (token gaps over time) of a recording, or what a session holds",
+}
 
 EXIT_STATUS = "exit status: 0 done, 1 the answer is no, 2 wrong usage, 3 the environment cannot do it"
 
