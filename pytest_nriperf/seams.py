@@ -302,8 +302,8 @@ class Generator(Protocol):
 class CounterRow(NamedTuple):
     """One reading: `t_ns` is when the value was true, `read_ns` when it was read (equal for local files).
 
-    `kind`: cumulative (take differences), gauge, interval (already a difference or rate over the last interval).
-    Integers stay integers. Scope numbers are None where they do not apply.
+    `kind`: cumulative (take differences), gauge, interval (already a difference or rate over the last interval),
+    untyped (the source does not say). Integers stay integers. Scope numbers are None where they do not apply.
     """
 
     t_ns: int
@@ -349,7 +349,12 @@ class Availability(NamedTuple):
 
 
 class Collector(Protocol):
-    """A source of counters. Runs in the sampler's thread; never in the measured processes."""
+    """A source of counters. Runs in the sampler's thread; never in the measured processes.
+
+    A collector may have `notes`, a list of what it could not give since `start` and why.
+    """
+
+    name: str
 
     def probe(self) -> Availability:
         """What this machine offers; opens nothing that stays open."""
