@@ -16,6 +16,7 @@ from pytest_nriperf.balloons.spec import BalloonSpec, Placement, ReplicaPlacemen
 from pytest_nriperf.balloons.tree import CpuTree, bits_of, cpu_tree
 from pytest_nriperf.errors import PlacementError
 from pytest_nriperf.topology import Topology
+from pytest_nriperf.units import format_cpus
 
 
 def place(
@@ -201,11 +202,10 @@ def _refusal(attempt: _Attempt) -> PlacementError:
         "all": f" in equal parts of its {len(topology.cpu_nodes)} NUMA nodes",
     }["single" if spec.replicas == "numa" else spec.numa]
     which = f"replica {len(attempt.masks) + 1} of {sizes.replicas} needs" if sizes.replicas > 1 else "the balloon needs"
-    fact = (
-        f"node {topology.name}: {which} {_need(attempt)}{where}; left are {_left(attempt)} "
-        f"({attempt.given.bit_count()} of {len(topology.cpus)} CPUs may be given)"
+    given = f"{attempt.given.bit_count()} of {len(topology.cpus)} CPUs may be given"
+    return PlacementError(
+        f"node {topology.name}: {which} {_need(attempt)}{where}, {_left(attempt)}; {given}", _what_fits(attempt)
     )
-    return PlacementError(fact, _what_fits(attempt))
 
 
 def _need(attempt: _Attempt) -> str:
@@ -217,35 +217,29 @@ def _need(attempt: _Attempt) -> str:
 
 
 def _left(attempt: _Attempt) -> str:
-    """Free room by NUMA node; many nodes with the same room are told once."""
-    word = "cores with a free CPU" if attempt.spread else "CPUs"
-    if not attempt.spread and attempt.topology.threads_per_core > 1:
-        word = "CPUs in whole cores"
-    by_room: dict[int, list[int]] = {}
+    """Free room by NUMA node; nodes with the same room are told together."""
+    if attempt.spread:
+        word = "cores with a free CPU are left"
+    else:
+        word = "CPUs are left" if attempt.topology.threads_per_core == 1 else "CPUs in whole cores are left"
+    nodes_by_room: dict[int, list[int]] = {}
     for node, mask in attempt.tree.nodes.items():
-        by_room.setdefault(attempt.room(mask), []).append(node)
-    rooms = sorted(by_room.items(), key=lambda item: item[1])
-    texts = [f"{room} in NUMA node{'s' if len(nodes) > 1 else ''} {_list(nodes)}" for room, nodes in rooms]
-    return f"{', '.join(texts)} ({word})"
-
-
-def _list(numbers: list[int]) -> str:
-    return f"{', '.join(map(str, numbers[:-1]))} and {numbers[-1]}" if len(numbers) > 1 else str(numbers[0])
+        nodes_by_room.setdefault(attempt.room(mask), []).append(node)
+    rooms = sorted(nodes_by_room.items(), key=lambda item: item[1])
+    texts = [f"{room} in NUMA node{'s' if len(nodes) > 1 else ''} {format_cpus(nodes)}" for room, nodes in rooms]
+    return f"{word}: {', '.join(texts)}"
 
 
 def _what_fits(attempt: _Attempt) -> str:
-    topology, ideas = attempt.topology, []
-    if attempt.masks:
-        ideas.append(f"{len(attempt.masks)} such replica{'s' if len(attempt.masks) > 1 else ''} fit")
-    largest = _largest_size(attempt)
-    if largest:
-        count = attempt.sizes.replicas
-        ideas.append(f"{f'{count} replicas of ' if count > 1 else ''}{largest} CPUs fit")
+    topology, count, placed = attempt.topology, attempt.sizes.replicas, len(attempt.masks)
+    ideas = [f"{placed} such replica{'s' if placed > 1 else ''}"] if placed else []
+    if largest := _largest_size(attempt):
+        ideas.append(f"{count} replicas of {largest} CPUs" if count > 1 else f"{largest} CPUs")
     if attempt.spec.numa != "any" and attempt.spec.replicas != "numa":
         spec = replace(attempt.spec, numa="any")
         if _Attempt(spec, topology, attempt.tree, attempt.sizes, attempt.given).run() is not None:
-            ideas.append("numa='any' fits")
-    return " or ".join(ideas) if ideas else "nothing of this kind fits: allow more CPUs"
+            ideas.append("numa='any'")
+    return f"what fits: {', or '.join(ideas)}" if ideas else "nothing of this kind fits: allow more CPUs"
 
 
 def _largest_size(attempt: _Attempt) -> int:

@@ -15,6 +15,8 @@ from pytest_nriperf.errors import NriperfError
 
 # name -> one line of help; the module pytest_nriperf.cli.<name> offers `arguments(parser)` and `run(options) -> int`.
 COMMANDS: dict[str, str] = {
+    "topology": "sockets, NUMA nodes, cores and hyperthreads of a node, drawn",
+    "plan": "which CPUs a balloon would get, drawn",
     "show": "metrics and the dots (token gaps over time) of a recording, or what a session holds",
 }
 

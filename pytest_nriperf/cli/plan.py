@@ -1,0 +1,70 @@
+"""`nriperf plan`: which CPUs a balloon would get, drawn per socket, NUMA node and core."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter
+from pathlib import Path
+
+from pytest_nriperf.balloons import BalloonSpec, Placement, place
+from pytest_nriperf.balloons.tree import TIES
+from pytest_nriperf.cli.topology import find_node
+from pytest_nriperf.report.map import draw, draw_replicas, machine_map
+from pytest_nriperf.topology import Topology
+from pytest_nriperf.units import parse_cpus
+
+EXAMPLE = "cpus=16,hyperthreads=hidden,numa=single,replicas=4"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--node", default="local", metavar="NODE", help="local, or a simulated one: sim:2s64c2t-snc2")
+    where.add_argument("--sysfs", type=Path, metavar="DIR", help="a node described by this sysfs tree")
+    parser.add_argument(
+        "--balloon",
+        type=str,
+        default="",
+        metavar="SPEC",
+        help=f"the balloon mark's arguments, for example {EXAMPLE}; left out: one replica on all CPUs",
+    )
+    parser.add_argument("--allowed", metavar="CPUS", help="CPUs that may be given, else all that we may use")
+    parser.add_argument("--reserved", default="", metavar="CPUS", help="CPUs to keep for the system")
+    parser.add_argument("--ties", choices=TIES, default="upstream", help="order of equal choices (%(default)s)")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Place the balloon and print it. Exit status 0; a balloon that does not fit raises PlacementError."""
+    spec = BalloonSpec.parse(options.balloon)
+    topology, allowed = find_node(options.node, options.sysfs)
+    if options.allowed is not None:
+        allowed = parse_cpus(options.allowed)
+    reserved = parse_cpus(options.reserved)
+    placement = place(spec, topology, allowed=allowed, reserved=reserved, ties=options.ties)
+    machine = machine_map(topology, placement, allowed=allowed, reserved=reserved)
+    if options.json:
+        print(json.dumps({**placement.as_dict(), "sizes": placement.sizes_text, "map": machine.as_dict()}, indent=1))
+        return 0
+    print(draw(machine))
+    print(f"\n{describe(placement, topology)}\n{draw_replicas(placement, topology)}")
+    return 0
+
+
+def describe(placement: Placement, topology: Topology) -> str:
+    """What was asked for and what it costs."""
+    count = len(placement.replicas)
+    total = f"{len(placement.allocated)} allocated / {len(placement.visible)} visible of {len(topology.cpus)} CPUs"
+    each = "" if count == 1 else f"{count} replicas x ({placement.sizes_text}) = "
+    shared = _shared_cores(placement, topology)
+    note = f"\n{shared} cores are shared by replicas: one thread each" if shared else ""
+    return f"balloon {placement.spec.canonical()}\n{each}{total}{note}\n"
+
+
+def _shared_cores(placement: Placement, topology: Topology) -> int:
+    """On how many cores different replicas have a thread."""
+    users = Counter(
+        core for replica in placement.replicas for core in {topology.cpu(cpu).core for cpu in replica.allocated}
+    )
+    return sum(1 for count in users.values() if count > 1)

@@ -1,0 +1,42 @@
+"""`nriperf topology`: sockets, NUMA nodes, cores, hyperthreads and memory of a node, drawn."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from pytest_nriperf.report.map import draw, draw_distances, machine_map
+from pytest_nriperf.topology import Topology, allowed_cpus, read_topology, simulated_topology
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--sysfs", type=Path, metavar="DIR", help="read this sysfs tree instead of /sys")
+    where.add_argument("--node", default="local", metavar="NODE", help="local, or a simulated one: sim:2s64c2t-snc2")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the topology. Exit status 0."""
+    topology, allowed = find_node(options.node, options.sysfs)
+    if options.json:
+        facts = {"summary": topology.summary(), "snc": topology.snc, "allowed": sorted(allowed), **topology.as_dict()}
+        print(json.dumps(facts, indent=1))
+        return 0
+    print(draw(machine_map(topology, allowed=allowed)))
+    if distances := draw_distances(topology):
+        print(f"\n{distances}")
+    return 0
+
+
+def find_node(node: str, sysfs: Path | None) -> tuple[Topology, frozenset[int]]:
+    """A node's topology and the CPUs that may be used there."""
+    if sysfs is not None:
+        topology = read_topology(sysfs, name=str(sysfs))
+        return topology, topology.online
+    if node == "local":
+        return read_topology(), allowed_cpus()
+    topology = simulated_topology(node)
+    return topology, topology.online
