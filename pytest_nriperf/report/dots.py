@@ -39,10 +39,11 @@ class Glyphs:
     tick: str
     corner: str
     time_tick: str
+    micro: str
 
 
-UNICODE = Glyphs("●○◆◇▲△■□", "·•●", "▴", "▾", "▒", "×", "─", "━", "│", "┤", "└", "┬")
-ASCII = Glyphs("ox+*#@%&", ".o@", "^", "v", ":", "!", "-", "=", "|", "+", "+", "+")
+UNICODE = Glyphs("●○◆◇▲△■□", "·•●", "▴", "▾", "▒", "×", "─", "━", "│", "┤", "└", "┬", "µ")
+ASCII = Glyphs("ox+*#@%&", ".o@", "^", "v", ":", "!", "-", "=", "|", "+", "+", "+", "u")
 
 Paint = Callable[[str, int], str]
 
@@ -72,8 +73,8 @@ class Scale:
         return np.clip(place, -1, self.cells).astype(np.int64)
 
     def cell_of(self, value: float) -> int:
-        """The cell of one value on the axis."""
-        return int(self.cell(np.array([value]))[0])
+        """The cell of one value on the axis, its ends included."""
+        return int(np.clip(self.cell(np.array([value]))[0], 0, self.cells - 1))
 
 
 def draw(
@@ -95,7 +96,8 @@ def draw(
         lines.append(f"{label} {glyphs.tick if row in labels else glyphs.bar}{text}".rstrip())
     lines += _time_axis(timeline, times, margin, glyphs)
     lines += _strips(timeline, times, margin, glyphs, paint)
-    return [*lines, *_notes(timeline, gaps, glyphs, width)]
+    lines += _notes(timeline, gaps, glyphs, width)
+    return [line.replace("µ", glyphs.micro) for line in lines]
 
 
 # ------------------------------------------------------------------------------------------------------- scales
@@ -152,15 +154,20 @@ def _legend(replicas: Sequence[int], unit: str, glyphs: Glyphs, paint: Paint, wi
         density = glyphs.density
         return [f"{unit}   {density[0]} one gap, {density[1]} two, {density[2]} more"]
     if count <= len(glyphs.replicas):
-        names = [f"{mark(place, count, glyphs)} {replica}" for place, replica in enumerate(replicas)]
-        names = [paint(name, COLOURS[place % len(COLOURS)]) for place, name in enumerate(names)]
-        return [f"{unit}   replica  {'  '.join(names)}"]
+        lines, used = [f"{unit}   replica"], len(unit) + 10
+        for place, replica in enumerate(replicas):
+            name = f"{mark(place, count, glyphs)} {replica}"
+            if used + 2 + len(name) > width:
+                lines, used = [*lines, " " * (len(unit) + 10)], len(unit) + 10
+            lines[-1] += f"  {paint(name, COLOURS[place % len(COLOURS)])}"
+            used += 2 + len(name)
+        return lines
     shown = [f"{mark(place, count, glyphs)}={replica}" for place, replica in enumerate(replicas)]
     if list(replicas) == list(range(count)) and count <= len(MANY):
         parts = [("0", "9"), ("a", "z"), ("A", "Z")]
         last = MANY[count - 1]
-        used = [part for part in parts if MANY.index(part[0]) < count]
-        shown = [f"{first}-{min(end, last, key=MANY.index)}".replace(f"{last}-{last}", last) for first, end in used]
+        there = [part for part in parts if MANY.index(part[0]) < count]
+        shown = [f"{first}-{min(end, last, key=MANY.index)}".replace(f"{last}-{last}", last) for first, end in there]
         shown = [f"0-{replicas[-1]} as", *shown]
     text = f"{unit}   replicas {' '.join(shown)}"
     return [text if len(text) <= width else f"{text[: width - 3]}..."]
@@ -209,7 +216,7 @@ def _time_axis(timeline: Timeline, times: Scale, margin: int, glyphs: Glyphs) ->
         first, last = times.cell(np.array(timeline.steady_s)).tolist()
         axis[first : last + 1] = glyphs.steady * (last + 1 - first)
     divisor, unit = scale_unit(times.high, "s")
-    numbers = [" "] * (times.cells + 2)
+    numbers = [" "] * (times.cells + 1)
     for tick in ticks(Scale(0.0, times.high / divisor, times.cells), max(2, times.cells // 9)):
         cell = times.cell_of(tick * divisor)
         text = _number(tick) + (f" {unit}" if tick == 0 else "")
