@@ -85,7 +85,8 @@ def describe(m: Measurement, wanted: int | None, width: int, ascii_only: bool, p
         lines += draw(m.timeline(number), width=width, glyphs=ASCII if ascii_only else UNICODE, paint=paint)
     if m.warnings:
         lines += ["", *(wrapped for text in m.warnings for wrapped in _wrap(f"warning: {format_text(text)}", width))]
-    return [*lines, "", *(f"{TITLES[name]:<11}{kind.definition}" for name, kind in METRICS.items())]
+    definitions = (f"{TITLES[name]:<11}{kind.definition}" for name, kind in METRICS.items())
+    return [*lines, "", *(wrapped for text in definitions for wrapped in _wrap(text, width))]
 
 
 def heading(m: Measurement) -> list[str]:
@@ -232,7 +233,7 @@ def _wrap(text: str, width: int) -> Iterable[str]:
     for word in text.split(" "):
         if line and len(line) + len(word) + 1 > width:
             yield line
-            line = "        "
+            line = " " * 10
         line += f" {word}" if line else word
     yield line
 
