@@ -41,7 +41,7 @@ METRICS: dict[str, MetricKind] = {
     "ttft": MetricKind("s", "lower", "time to first token: first token event - submit, per request"),
     "itl": MetricKind("s", "lower", "inter-token latency: an event of n tokens adds n samples of gap / n"),
     "icl": MetricKind("s", "lower", "inter-chunk latency: gap between successive token events, raw"),
-    "tpot": MetricKind("s", "lower", "time per output token, per request: (t_last - t_first) / (N - n_first)"),
+    "tpot": MetricKind("s", "lower", "time per output token: (t_last - t_first) / (N - n_first)"),
     "e2e": MetricKind("s", "lower", "end to end: last token event - submit (open loop: - scheduled time)"),
     "throughput": MetricKind("token/s", "higher", "tokens inside the steady window / window, all replicas", rate=True),
 }
