@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -198,28 +198,14 @@ def _value(whole: str, name: str, known: Mapping[str, str], value: str) -> str:
     value = _DTYPES.get(value.removeprefix("torch."), value.removeprefix("torch.")) if name == "dtype" else value
     if not value or kind == "text":
         return value
+    wanted, spell = _SPELLING.get(kind, ("one of " + ", ".join(kind.split("|")), None))
     try:
-        if kind == "duration":
-            return _duration(value)
-        if kind == "size":
-            return str(parse_bytes(value))
-        if kind == "count":
-            return str(int(value)) if int(value) >= 0 else _refuse(whole, name, value, "a whole number, 0 or more")
-        if kind == "share":
-            share = float(value.rstrip("%")) / (100 if value.endswith("%") else 1)
-            return f"{share:g}" if 0 <= share < 10 else _refuse(whole, name, value, "a share such as 0.02 or 2%")
+        canonical = spell(value) if spell else (value if value in kind.split("|") else None)
     except (ValueError, UsageError):
-        return _refuse(
-            whole,
-            name,
-            value,
-            {"duration": "a duration such as 5ms", "size": "a size such as 64Mi"}.get(kind, "a number"),
-        )
-    return value if value in kind.split("|") else _refuse(whole, name, value, "one of " + ", ".join(kind.split("|")))
-
-
-def _refuse(whole: str, name: str, value: str, wanted: str) -> str:
-    raise SpecError(f"model {whole!r}: {name}={value} cannot be", f"{name} is {wanted}") from None
+        canonical = None
+    if canonical is None:
+        raise SpecError(f"model {whole!r}: {name}={value} cannot be", f"{name} is {wanted}")
+    return canonical
 
 
 def _duration(value: str) -> str:
@@ -228,6 +214,24 @@ def _duration(value: str) -> str:
         if nanoseconds % size == 0:
             return f"{nanoseconds // size}{unit}"
     return f"{nanoseconds}ns"
+
+
+def _count(value: str) -> str | None:
+    return str(int(value)) if int(value) >= 0 else None
+
+
+def _share(value: str) -> str | None:
+    share = float(value.rstrip("%")) / (100 if value.endswith("%") else 1)
+    return f"{share:g}" if 0 <= share < 10 else None
+
+
+# What a kind of value is, for people, and its one spelling (None: it cannot be).
+_SPELLING: dict[str, tuple[str, Callable[[str], str | None]]] = {
+    "duration": ("a duration such as 5ms", _duration),
+    "size": ("a size such as 64Mi", lambda value: str(parse_bytes(value))),
+    "count": ("a whole number, 0 or more", _count),
+    "share": ("a share such as 0.02 or 2%", _share),
+}
 
 
 def _one(whole: str, name: str, inside: str, beside: str) -> str:

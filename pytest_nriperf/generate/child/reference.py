@@ -1,11 +1,12 @@
 """The short reference load: how fast these CPUs read memory and multiply right now. At most half a second.
 
-Memory is read by the C library's memchr through ctypes, which releases the interpreter's lock, by one thread a CPU, each
-over a buffer of its own that misses the caches: standard library only, and as fast as the machine reads.
+Memory is read by the C library's memchr through ctypes, which releases the interpreter's lock, by one thread a CPU,
+each over a buffer of its own that misses the caches: standard library only, and as fast as the machine reads.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import statistics
@@ -79,10 +80,8 @@ def _buffer_size(threads: int) -> int:
 
 def _read(cpu: int, size: int, deadline_ns: int, barrier: threading.Barrier, done: list[tuple[int, int]]) -> None:
     """Touch a buffer from this CPU, wait for the others, then read it until the time is up."""
-    try:
+    with contextlib.suppress(OSError):
         os.sched_setaffinity(0, {cpu})
-    except OSError:
-        pass
     memchr = ctypes.CDLL(None).memchr
     memchr.restype = ctypes.c_void_p
     memchr.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]

@@ -81,7 +81,7 @@ class SimEngine(Engine):
             self._go_wrong(request)
         put = recorder.put
         put(inputs[0].tokens)
-        numbers = random.Random(f"{self._seed}/{self._setting.replica}/{request}")
+        numbers = random.Random(f"{self._seed}/{self._setting.replica}/{request}")  # noqa: S311 - made to repeat
         due = recorder.submit_ns + (self._ttft_ns + self._prefill_ns * inputs[0].tokens) * self._factor(numbers)
         done = 0
         while done < max_new_tokens:
@@ -92,7 +92,7 @@ class SimEngine(Engine):
             following = min(self._chunk, max_new_tokens - done)
             due += sum(self._itl_ns * self._factor(numbers) for _ in range(following))
 
-    def decode(self, recorder: Recorder, row: int) -> tuple[str, list[int]]:
+    def decode(self, recorder: Recorder, row: int) -> tuple[str, list[int]]:  # noqa: ARG002
         ids = list(range(sum(recorder.events()[1])))
         return " ".join(f"word{number}" for number in ids), ids
 

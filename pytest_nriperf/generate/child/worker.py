@@ -1,4 +1,4 @@
-"""The worker: reads operations from its host, runs an engine, tells what happens. Never left alone: without a host it ends.
+"""The worker: takes operations from its host, runs an engine, tells what happens. Without a host it ends.
 
 Protocol in docs/worker-protocol.md. Engine threads, reporter and reader are separate; nothing but messages reaches the
 descriptor that was standard output when the worker started.
@@ -51,7 +51,7 @@ class Worker:
             "reference": self._reference,
         }
         self._quick: dict[str, Operation] = {
-            "ping": lambda message: {"t_ns": time.perf_counter_ns()},
+            "ping": lambda _: {"t_ns": time.perf_counter_ns()},
             "prompt": self._prompt,
             "read": lambda message: files.read_piece(str(message["path"]), int(message.get("offset", 0))),
             "sample": self._sample,
@@ -174,7 +174,7 @@ class Worker:
             "text": text[: protocol.MAX_LINE // 16],
         }
 
-    def _reference(self, message: dict[str, Any]) -> dict[str, Any]:
+    def _reference(self, _: dict[str, Any]) -> dict[str, Any]:
         engine = self._engine or Engine()
         cpus = sorted(os.sched_getaffinity(0))
 
@@ -191,7 +191,7 @@ class Worker:
         self._sampling = files.Sampling([str(path) for path in message["paths"]], float(message["hz"]), self.outbox)
         return {}
 
-    def _unsample(self, message: dict[str, Any]) -> dict[str, Any]:
+    def _unsample(self, _: dict[str, Any]) -> dict[str, Any]:
         if self._sampling is not None:
             self._sampling.stop()
             self._sampling = None

@@ -1,0 +1,317 @@
+"""A fresh worker process per replica inside the granted balloon: load, measure from one common instant, stop."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pytest_nriperf.errors import SpecError, WorkerError
+from pytest_nriperf.generate.archive import worker_archive
+from pytest_nriperf.generate.child.protocol import Message, ProtocolError, unpack_events
+from pytest_nriperf.generate.link import Link, wait_for
+from pytest_nriperf.generate.models import sim_settings
+from pytest_nriperf.seams import (
+    ClockAnchor,
+    Completion,
+    CounterRow,
+    Grant,
+    Launch,
+    ModelChoice,
+    Progress,
+    Prompt,
+    RequestRow,
+    RunData,
+    TokenEvents,
+    Work,
+    WorkerInfo,
+)
+
+START_TIMEOUT_S = 120.0
+MARGIN_NS = 50_000_000
+
+
+def thread_environment(threads: int) -> dict[str, str]:
+    """What sizes every thread pool of an engine to `threads`; set before its libraries are loaded.
+
+    Their own guess would be all CPUs of the machine, or would ignore what the balloon shows.
+    """
+    pools = ("OMP", "MKL", "OPENBLAS", "NUMEXPR", "BLIS", "RAYON")
+    names = [f"{pool}_NUM_THREADS" for pool in pools] + ["VECLIB_MAXIMUM_THREADS"]
+    return {
+        **dict.fromkeys(names, str(threads)),
+        "OMP_DYNAMIC": "FALSE",
+        "MKL_DYNAMIC": "FALSE",
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+@dataclass
+class _Replica:
+    """What a replica has reported of the run under way."""
+
+    rows: list[Message] = field(default_factory=list)
+    events: dict[int, tuple[list[int], list[int]]] = field(default_factory=dict)
+    tokens: int = 0
+    last_ns: int = 0
+
+
+class WorkerGenerator:
+    """Implements `seams.Generator` over `Grant.start_worker`.
+
+    `python` is the interpreter on the node (empty: the provisioner's choice), `notice` hears what takes long, with
+    `reference` each run is bracketed by the short reference load, `silence_s` is when a worker counts as hanging.
+    """
+
+    def __init__(
+        self,
+        choice: ModelChoice,
+        *,
+        python: str = "",
+        environment: Mapping[str, str] | None = None,
+        load_timeout_s: float = 1800.0,
+        silence_s: float = 60.0,
+        reference: bool = False,
+        notice: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._choice = choice
+        self._python = python
+        self._environment = dict(environment or {})
+        self._load_timeout_s = load_timeout_s
+        self._silence_s = silence_s
+        self._reference = reference
+        self._notice = notice
+        self._changed = threading.Condition()
+        self._links: list[Link] = []
+        self._loaded: list[Message] = []
+        self._state: list[_Replica] = []
+        self._parts: dict[tuple[int, int], list[Message]] = {}
+        self._said: set[str] = set()
+
+    def load(self, grant: Grant) -> Sequence[WorkerInfo]:
+        """Start every replica and load the model in all of them at the same time."""
+        if self._links:
+            raise WorkerError("this generator is loaded already", "make a new one for each run")
+        for number, replica in enumerate(grant.placement.replicas):
+            threads = int(self._choice.parameters.get("threads", 0)) or len(replica.visible)
+            environment = {**thread_environment(threads), **self._environment}
+            launch = Launch(worker_archive(), environment=environment, python=self._python)
+            stream = grant.start_worker(number, launch)
+            self._state.append(_Replica())
+            self._links.append(Link(number, stream, self._hear, self._changed, self._silence_s))
+        pending = [(link, link.post("load", **self._model_fields(link.replica))) for link in self._links]
+        self._loaded = wait_for(
+            pending, self._load_timeout_s, late=lambda link: f"{link.name} has not loaded the model"
+        )
+        return [self._info(link, message) for link, message in zip(self._links, self._loaded, strict=True)]
+
+    def measure(self, work: Work, progress: Callable[[Progress], None]) -> RunData:
+        """Warm up, begin at one common instant, do the work; all that was stamped."""
+        self._check(work)
+        deadline = time.monotonic() + work.timeout_s
+        self._state[:] = [_Replica() for _ in self._links]
+        counters = self.reference_load() if self._reference else []
+        shown = [(-1, -1)] * len(self._links)
+
+        def show() -> None:
+            for number, state in enumerate(self._state):
+                now = (len(state.rows), state.tokens)
+                if now != shown[number]:
+                    shown[number] = now
+                    progress(Progress(number, *now))
+
+        self._send_prompts(work)
+        ready = self._together("prepare", deadline, show, work=_work_fields(work))
+        at_ns = self._common_instant()
+        done = self._together("start", deadline, show, at_ns=at_ns)
+        counters += self.reference_load() if self._reference else []
+        return self._run_data(ready, done, counters)
+
+    def generate(self, prompt: Prompt, max_new_tokens: int, replica: int = 0) -> Completion:
+        """One call; calls from several threads run side by side in the worker."""
+        if not 0 <= replica < len(self._links):
+            raise SpecError(f"there is no replica {replica}", f"replicas are 0 to {len(self._links) - 1}")
+        link = self._links[replica]
+        number = link.post("generate", prompt=_prompt_fields(prompt), max_new_tokens=max_new_tokens)
+        message = wait_for([(link, number)], self._load_timeout_s)[0]
+        stamps: list[int] = []
+        tokens: list[int] = []
+        ids: list[int] = []
+        for part in self._parts.pop((replica, number), []):
+            more_stamps, more_tokens = unpack_events(part)
+            stamps += more_stamps
+            tokens += more_tokens
+            ids += part["ids"]
+        return Completion(
+            text=message["text"],
+            token_ids=tuple(ids + message["ids"]),
+            submit_ns=message["submit_ns"],
+            stamps_ns=tuple(stamps),
+            tokens=tuple(tokens),
+            end_ns=message["end_ns"],
+            prompt_tokens=message["prompt_tokens"],
+        )
+
+    def reference_load(self) -> list[CounterRow]:
+        """The short reference load in all replicas at once: memory read bandwidth and a small matrix product."""
+        rows: list[CounterRow] = []
+        pending = [(link, link.post("reference")) for link in self._links]
+        for number, answer in enumerate(wait_for(pending, START_TIMEOUT_S)):
+            for name, unit in (("memory_bandwidth", "B/s"), ("matrix_product", "FLOP/s")):
+                stamp = answer["t_ns"]
+                rows.append(
+                    CounterRow(
+                        stamp, stamp + answer["took_ns"], "reference", name, "gauge", answer[name], unit, replica=number
+                    )
+                )
+        return rows
+
+    def read(self, path: str, replica: int = 0) -> bytes | None:
+        """A file as the worker sees it, None when it cannot be read."""
+        return self._links[replica].read(path)
+
+    def close(self) -> None:
+        """End every worker, all at the same time."""
+        links, self._links = self._links, []
+        closers = [threading.Thread(target=link.close, daemon=True) for link in links]
+        for closer in closers:
+            closer.start()
+        for closer in closers:
+            closer.join()
+
+    def _model_fields(self, replica: int) -> dict[str, Any]:
+        choice = self._choice
+        return {
+            "kind": choice.kind,
+            "location": choice.location,
+            "dtype": choice.dtype,
+            "weights": choice.weights,
+            "parameters": dict(choice.parameters),
+            "numbers": sim_settings(choice) if choice.kind == "sim" else {},
+            "replica": replica,
+        }
+
+    def _info(self, link: Link, message: Message) -> WorkerInfo:
+        hello = link.hello or {}
+        return WorkerInfo(
+            replica=link.replica,
+            pid=link.stream.pid if link.stream.pid is not None else hello.get("pid"),
+            stream=link.stream,
+            model={**message["model"], "stamp_ns": message["stamp_ns"]},
+            versions={"python": hello.get("python", ""), **message["versions"]},
+            threads=message["threads"],
+            load_ns=message["load_ns"],
+            anchor=ClockAnchor(*message["anchor"]),
+        )
+
+    def _check(self, work: Work) -> None:
+        if not self._links:
+            raise WorkerError("no model is loaded", "call load first")
+        batch = int(self._loaded[0]["batch"])
+        if work.requests % batch:
+            raise SpecError(
+                f"requests={work.requests} cannot be done in batches of {batch}",
+                f"ask for {(work.requests // batch + 1) * batch} requests",
+            )
+
+    def _send_prompts(self, work: Work) -> None:
+        for position, prompt in enumerate(work.prompts):
+            for link in self._links:
+                link.post("prompt", prompt=_prompt_fields(prompt), first=position == 0)
+
+    def _together(self, operation: str, deadline: float, show: Callable[[], None], **fields: Any) -> list[Message]:
+        def late(link: Link) -> str:
+            state = self._state[link.replica]
+            done = f"{len(state.rows)} requests and {state.tokens} tokens"
+            return f"{link.name} has finished only {done} while {link.stage}"
+
+        pending = [(link, link.post(operation, **fields)) for link in self._links]
+        return wait_for(pending, max(0.0, deadline - time.monotonic()), show, late)
+
+    def _common_instant(self) -> int:
+        """A moment on the node's clock that every worker still has before it when it hears of it."""
+        latest, slowest = 0, 0
+        for link in self._links:
+            before = time.perf_counter_ns()
+            stamp = link.call("ping", START_TIMEOUT_S)["t_ns"]
+            latest = max(latest, stamp)
+            slowest = max(slowest, time.perf_counter_ns() - before)
+        return latest + len(self._links) * slowest * 2 + MARGIN_NS
+
+    def _hear(self, replica: int, message: Message) -> None:
+        """Everything that is no reply; runs in the links' threads, each for its own replica only."""
+        state, kind = self._state[replica], message["type"]
+        if kind == "stamps":
+            stamps, tokens = unpack_events(message)
+            seen = state.events.setdefault(message["request"], ([], []))
+            if len(seen[0]) != message["start"]:
+                raise ProtocolError(f"events from {message['start']} on, {len(seen[0])} are known")
+            seen[0].extend(stamps)
+            seen[1].extend(tokens)
+            state.tokens += sum(tokens)
+        elif kind == "request":
+            state.rows.append(message)
+        elif kind == "part":
+            self._parts.setdefault((replica, message["id"]), []).append(message)
+        elif kind == "beat" and message["stage"] not in self._said:
+            self._said.add(message["stage"])
+            self._notice(message["stage"])
+
+    def _run_data(self, ready: list[Message], done: list[Message], counters: list[CounterRow]) -> RunData:
+        data = RunData([], TokenEvents(), counters=counters)
+        for number, state in enumerate(self._state):
+            for message in sorted(state.rows, key=lambda row: row["request"]):
+                stamps, tokens = state.events.get(message["request"], ([], []))
+                if len(stamps) != message["events"]:
+                    raise WorkerError(f"replica {number} lost stamps: {len(stamps)} of {message['events']} arrived")
+                data.requests.append(_row(number, message, stamps, tokens))
+                data.tokens.add(number, message["request"], stamps, tokens)
+            data.anchors[number] = (ClockAnchor(*ready[number]["anchor"]), ClockAnchor(*done[number]["anchor"]))
+            late_ns = done[number]["late_ns"]
+            if late_ns:
+                data.warnings.append(f"replica {number} began {late_ns / 1e6:.1f} ms after the common instant")
+        data.cost = {
+            "stamp_ns": max(message["stamp_ns"] for message in self._loaded),
+            "reporter_cpu_ns": float(sum(message["reporter_cpu_ns"] for message in done)),
+            "events": float(len(data.tokens)),
+        }
+        return data
+
+
+def _row(replica: int, message: Message, stamps: list[int], tokens: list[int]) -> RequestRow:
+    visible = [stamp for stamp, n in zip(stamps, tokens, strict=True) if n]
+    return RequestRow(
+        replica=replica,
+        request=message["request"],
+        phase=message["phase"],
+        prompt_id=message["prompt_id"],
+        scheduled_ns=None,
+        submit_ns=message["submit_ns"],
+        first_ns=visible[0] if visible else None,
+        last_ns=visible[-1] if visible else None,
+        end_ns=message["end_ns"],
+        prompt_tokens=message["prompt_tokens"],
+        output_tokens=sum(tokens),
+        status=message["status"],
+        error=message["error"],
+    )
+
+
+def _prompt_fields(prompt: Prompt) -> dict[str, Any]:
+    return {"prompt_id": prompt.prompt_id, "text": prompt.text, "tokens": prompt.tokens}
+
+
+def _work_fields(work: Work) -> dict[str, int]:
+    return {
+        "max_new_tokens": work.max_new_tokens,
+        "requests": work.requests,
+        "concurrency": work.concurrency,
+        "warmup": work.warmup,
+    }
