@@ -5,20 +5,26 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Sequence
 
+from pytest_nriperf.collect.pcm import PcmCollector
 from pytest_nriperf.collect.proc import ProcCollector
 from pytest_nriperf.errors import CollectorError, UsageError
 from pytest_nriperf.seams import Availability, Collector
 
-# Name -> how to make it from the address of the node's PCM server.
-COLLECTORS: dict[str, Callable[[str], Collector]] = {
-    "proc": lambda _: ProcCollector(),
+# Name -> how to make it, given the address of the node's PCM server and whether the node is this machine.
+COLLECTORS: dict[str, Callable[[str, bool], Collector]] = {
+    "proc": lambda _url, _here: ProcCollector(),
+    "pcm": lambda url, here: PcmCollector(url, here=here),
 }
+# What reaches another node from here; the others read files of the machine that they run on.
+REMOTE = ("pcm",)
+ELSEWHERE = Availability(False, missing=("the node is not this machine, and no PCM address is given",))
 
 
-def choose(names: str | Sequence[str], *, pcm_url: str = "") -> tuple[list[Collector], str]:
+def choose(names: str | Sequence[str], *, pcm_url: str = "", here: bool = True) -> tuple[list[Collector], str]:
     """The collectors named (`auto`, `none`, or a list such as `proc,pcm`), and one line that says what they give.
 
-    `auto` takes what this machine offers. Raises UsageError for a name that does not exist, CollectorError for a
+    `auto` takes what the node offers. `here`: whether the node is this machine; of another one only a PCM server
+    whose address is given can be read. Raises UsageError for a name that does not exist, CollectorError for a
     named collector that cannot work here.
     """
     words = [word.strip() for word in (names.split(",") if isinstance(names, str) else names)]
@@ -28,8 +34,8 @@ def choose(names: str | Sequence[str], *, pcm_url: str = "") -> tuple[list[Colle
     automatic = words in ([], ["auto"])
     chosen, taken, left = [], [], []
     for name in COLLECTORS if automatic else dict.fromkeys(words):
-        collector = _make(name, pcm_url)
-        found = collector.probe()
+        collector = _make(name, pcm_url, here)
+        found = collector.probe() if here or (name in REMOTE and pcm_url) else ELSEWHERE
         reason = "; ".join(found.missing) or "not here"
         if found.available:
             chosen.append(collector)
@@ -42,14 +48,14 @@ def choose(names: str | Sequence[str], *, pcm_url: str = "") -> tuple[list[Colle
     return chosen, f"{line}; {', '.join(left)}" if left else line
 
 
-def _make(name: str, pcm_url: str) -> Collector:
+def _make(name: str, pcm_url: str, here: bool) -> Collector:
     if name not in COLLECTORS:
         near = difflib.get_close_matches(name, COLLECTORS, 1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise UsageError(
             f"there is no collector {name!r}", f"{hint}write auto, none or some of {', '.join(COLLECTORS)}"
         )
-    return COLLECTORS[name](pcm_url)
+    return COLLECTORS[name](pcm_url, here)
 
 
 def _described(name: str, found: Availability) -> str:
