@@ -171,6 +171,20 @@ def test_metrics_equal_a_slow_oracle(tmp_path: Path, data: list[list[Events]], c
     assert m.failures == sum(row.phase == "measure" and row.status != "ok" for row in rows)
 
 
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=runs(), seed=st.integers(0, 99))
+def test_rows_of_a_run_in_another_order_give_the_same_metrics(tmp_path: Path, data: list[Events], seed: int) -> None:
+    m = record(tmp_path / "r", {1: data})
+    random = np.random.default_rng(seed)
+    rows, tokens = (table.take(random.permutation(len(table))) for table in (m.requests, m.tokens))
+    if len({(each["replica"], each["request"], each["t_ns"]) for each in m.tokens.to_pylist()}) < len(m.tokens):
+        return  # events at one instant have no order of their own
+    shuffled = Measurement.from_tables(m.path, m.document, m.runs, rows, tokens, m.counters)
+    for name in METRICS:
+        assert shuffled.metric(name).samples.tolist() == m.metric(name).samples.tolist()
+    assert shuffled.warnings == m.warnings
+
+
 # ------------------------------------------------------------------------------------------------------ by hand
 
 

@@ -84,7 +84,7 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
 
 TIMES = st.integers(-(2**63), 2**63 - 1)
 SMALL = st.integers(0, 2**31 - 1)
-TEXT = st.text(st.characters(), max_size=8)
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 
 
 @PROPERTY
@@ -331,9 +331,14 @@ def intact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def tables(folder: Path) -> list[Any]:
+def tables(folder: Path, optional: bool = True) -> list[Any]:
+    """The rows of all tables; `optional` with the columns that may be absent."""
     recording = open_recording(folder)
-    return [getattr(recording, table)().to_pylist() for table in COLUMNS]
+    columns = {
+        table: [name for name, type_ in types.items() if optional or not type_.endswith("?")]
+        for table, types in COLUMNS.items()
+    }
+    return [getattr(recording, table)().select(names).to_pylist() for table, names in columns.items()]
 
 
 def refused(folder: Path) -> bool:
@@ -361,7 +366,8 @@ def test_a_damaged_part_is_refused_by_name_or_harmless(
             content[place] ^= data.draw(st.integers(1, 255))
     part.write_bytes(content)
     with pytest.raises(RecordingError, match=re.escape(str(part))) if refused(folder) else contextlib.nullcontext():
-        assert [len(rows) for rows in tables(folder)] == [len(rows) for rows in tables(intact)]
+        # Pages carry checksums. Names in the footer do not: an optional column may be lost, nothing else.
+        assert tables(folder, optional=False) == tables(intact, optional=False)
 
 
 def test_a_truncated_file_is_refused_by_name(tmp_path: Path) -> None:

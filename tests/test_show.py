@@ -137,6 +137,16 @@ def test_a_session_is_an_overview_and_all_shows_each(tmp_path: Path, capsys: pyt
     assert two.name in show(capsys, two)
 
 
+def test_without_a_path_the_newest_session_of_the_configured_out_folder_is_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "nriperf.toml").write_text('out = "nights"\n')
+    with Session.start(tmp_path / "nights") as session:
+        record(session.recording("a.py::test_one"))
+    assert "suite/test_chat.py::test_chat" in show(capsys)
+
+
 def test_damage_is_named_and_the_rest_still_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with Session.start(tmp_path / "out") as session:
         good = record(session.recording("a.py::test_one"))

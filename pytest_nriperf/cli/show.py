@@ -16,6 +16,7 @@ from pytest_nriperf.errors import RecordingError, UsageError
 from pytest_nriperf.metrics import METRICS, Measurement, Metric
 from pytest_nriperf.report.dots import ASCII, UNICODE, Paint, coloured, draw, plain
 from pytest_nriperf.sessions import find_recordings
+from pytest_nriperf.settings import read_settings
 from pytest_nriperf.units import format_text, format_value
 
 TITLES = {"ttft": "TTFT", "itl": "ITL", "icl": "ICL", "tpot": "TPOT", "e2e": "E2E", "throughput": "throughput"}
@@ -27,8 +28,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "recording",
         nargs="?",
         type=Path,
-        default=Path(".nriperf"),
-        help="a recording, a session, or an out folder (its newest session); default: .nriperf",
+        help="a recording, a session, or an out folder (its newest session); default: the configured out folder",
     )
     parser.add_argument("--run", type=int, metavar="N", help="the run whose dots are drawn; default: the last one")
     parser.add_argument("--all", action="store_true", help="every recording of a session in full, not as a list")
@@ -38,7 +38,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print; 0 when every recording could be read, else 3 with those that could not named on standard error."""
-    measurements, damaged = read_all(find_recordings(options.recording))
+    where = options.recording or Path(read_settings(Path.cwd()).out)
+    measurements, damaged = read_all(find_recordings(where))
     for error in damaged:
         print(f"nriperf show: {error}", file=sys.stderr)
     if options.json:
