@@ -204,7 +204,7 @@ def _refusal(attempt: _Attempt) -> PlacementError:
     which = f"replica {len(attempt.masks) + 1} of {sizes.replicas} needs" if sizes.replicas > 1 else "the balloon needs"
     given = f"{attempt.given.bit_count()} of {len(topology.cpus)} CPUs may be given"
     return PlacementError(
-        f"node {topology.name}: {which} {_need(attempt)}{where}, {_left(attempt)}; {given}", _what_fits(attempt)
+        f"node {topology.name}: {which} {_need(attempt)}{where}; {_left(attempt)}; {given}", _what_fits(attempt)
     )
 
 
@@ -219,15 +219,15 @@ def _need(attempt: _Attempt) -> str:
 def _left(attempt: _Attempt) -> str:
     """Free room by NUMA node; nodes with the same room are told together."""
     if attempt.spread:
-        word = "cores with a free CPU are left"
+        head, unit = "left", "cores"
     else:
-        word = "CPUs are left" if attempt.topology.threads_per_core == 1 else "CPUs in whole cores are left"
+        head, unit = "left" if attempt.topology.threads_per_core == 1 else "left in whole cores", "CPUs"
     nodes_by_room: dict[int, list[int]] = {}
     for node, mask in attempt.tree.nodes.items():
         nodes_by_room.setdefault(attempt.room(mask), []).append(node)
     rooms = sorted(nodes_by_room.items(), key=lambda item: item[1])
-    texts = [f"{room} in NUMA node{'s' if len(nodes) > 1 else ''} {format_cpus(nodes)}" for room, nodes in rooms]
-    return f"{word}: {', '.join(texts)}"
+    texts = [f"{room} {unit} in NUMA node{'s' if len(nodes) > 1 else ''} {format_cpus(nodes)}" for room, nodes in rooms]
+    return f"{head}: {', '.join(texts)}"
 
 
 def _what_fits(attempt: _Attempt) -> str:
