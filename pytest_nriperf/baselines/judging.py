@@ -43,6 +43,15 @@ Logs = list[list[float]]
 
 
 @dataclass(frozen=True)
+class Knowledge:
+    """What judging knows beside the two sides; see `judge`."""
+
+    noise: Mapping[str, SessionSpread]
+    spreads: Mapping[str, SessionSpread]
+    across: bool = False
+
+
+@dataclass(frozen=True)
 class Sides:
     """Run values of both sides as logs, session by session, positive = worse; and what they were judged with."""
 
@@ -73,15 +82,19 @@ def judge(
     alpha: float,
     look: float | None = None,
     noise: Mapping[str, SessionSpread] | None = None,
+    spreads: Mapping[str, SessionSpread] | None = None,
+    across: bool = False,
     test: str = "",
 ) -> list[Verdict]:
     """Judge the gated metrics of one test: `now` is one session, or several that are judged together.
 
     `alpha` is each verdict's share (`stats.suite_share`), `look` the level of this look when runs are adaptive
     (`stats.plan_looks`), `noise` what is known of the node's spread between sessions by metric
-    (`baselines.noise`). Comparable sessions of the baseline are used, the others named.
+    (`baselines.noise`). Comparable sessions of the baseline are used, the others named; `across` compares with all
+    (for looking, never for a gate) and `spreads` overrides by metric what sessions are known to vary by.
     """
-    known, level = noise or {}, alpha if look is None else look
+    known = Knowledge(noise or {}, spreads or {}, across)
+    level = alpha if look is None else look
     return [_judge_metric(now, baseline, _blank(now, gate, alpha, test), level, known) for gate in gates]
 
 
@@ -90,7 +103,7 @@ def _judge_metric(
     baseline: Baseline | None,
     blank: Verdict,
     level: float,
-    noise: Mapping[str, SessionSpread],
+    known: Knowledge,
 ) -> Verdict:
     values = [record.values(blank.metric) for record in now]
     if not any(values):
@@ -104,7 +117,7 @@ def _judge_metric(
         return replace(
             blank, outcome="missing", reason="no baseline", advice="accept this session: --nri-accept missing"
         )
-    refused, usable = comparable(now[-1], others)
+    refused, usable = comparable(now[-1], others, across=known.across)
     blank = replace(
         blank,
         suspects=differences((usable or others)[-1].fingerprint, now[-1].fingerprint, "treatment"),
@@ -112,19 +125,22 @@ def _judge_metric(
     )
     if not usable:
         return replace(blank, outcome=refused[0], reason=refused[1], advice=refused[2])
+    unlike = differences(usable[-1].fingerprint, now[-1].fingerprint, "identity")
+    if unlike:
+        blank = blank.warned(f"compared across: {', '.join(map(str, unlike))}")
     left_out = len(others) - len(usable)
     if left_out:
         blank = blank.warned(f"{left_out} of {len(others)} baseline sessions left out: another identity or state")
     recent, anchor = _divided(usable, baseline)
     if not anchor:
-        verdict = _judge_sessions(now, recent, blank, level, noise)
+        verdict = _judge_sessions(now, recent, blank, level, known)
     else:
         verdict = _since_anchor(
-            _judge_sessions(now, recent, blank, level * (1 - ANCHOR_SHARE), noise),
-            _judge_sessions(now, anchor, blank, level * ANCHOR_SHARE, noise),
+            _judge_sessions(now, recent, blank, level * (1 - ANCHOR_SHARE), known),
+            _judge_sessions(now, anchor, blank, level * ANCHOR_SHARE, known),
             anchor,
         )
-    return guarded(verdict, _references(now, usable, noise))
+    return guarded(verdict, _references(now, usable, known))
 
 
 def _judge_sessions(
@@ -132,11 +148,12 @@ def _judge_sessions(
     others: Sequence[SessionRecord],
     blank: Verdict,
     level: float,
-    noise: Mapping[str, SessionSpread],
+    known: Knowledge,
 ) -> Verdict:
     values = [record.values(blank.metric) for record in now]
     old = [one.values(blank.metric) for one in others]
-    return judge_values(values, old, blank, noise.get(blank.metric), level=level)
+    known_noise, spread = known.noise.get(blank.metric), known.spreads.get(blank.metric)
+    return judge_values(values, old, blank, known_noise, spread=spread, level=level)
 
 
 def _divided(
@@ -158,9 +175,7 @@ def _since_anchor(verdict: Verdict, anchor: Verdict, sessions: Sequence[SessionR
     return verdict.warned(since)
 
 
-def _references(
-    now: Sequence[SessionRecord], others: Sequence[SessionRecord], noise: Mapping[str, SessionSpread]
-) -> dict[str, Verdict]:
+def _references(now: Sequence[SessionRecord], others: Sequence[SessionRecord], known: Knowledge) -> dict[str, Verdict]:
     """The reference loads beside the runs, judged like rates."""
     judged = {}
     for name in sorted({name for record in now for name in record.reference}):
@@ -168,7 +183,7 @@ def _references(
         if new and old:
             metric = REFERENCE + name
             blank = Verdict(metric, "unknown", "", better="higher", alpha=REFERENCE_ALPHA, floor=REFERENCE_FLOOR)
-            judged[name] = judge_values(new, old, blank, noise.get(metric))
+            judged[name] = judge_values(new, old, blank, known.noise.get(metric))
     return judged
 
 
@@ -228,9 +243,11 @@ def weigh(now: Logs, baseline: Logs, spread: SessionSpread, alpha: float) -> Sid
 
 
 def comparable(
-    now: SessionRecord, others: Sequence[SessionRecord]
+    now: SessionRecord, others: Sequence[SessionRecord], *, across: bool = False
 ) -> tuple[tuple[Outcome, str, str], list[SessionRecord]]:
     """Baseline sessions of the same identity and state; and what to say when there is none: outcome, reason, advice."""
+    if across:
+        return ("unknown", "", ""), list(others)
     same = [one for one in others if not differences(one.fingerprint, now.fingerprint, "identity")]
     if not same:
         unlike = ", ".join(map(str, differences(others[-1].fingerprint, now.fingerprint, "identity")))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from pytest_nriperf.baselines.files import decode, encode, locked, read_json, write_json
+from pytest_nriperf.baselines.files import decode, encode, locked, read_json, render, write_json
 from pytest_nriperf.baselines.sessions import Baseline, BaselineKey, SessionRecord
 from pytest_nriperf.baselines.verdict import Verdict
 from pytest_nriperf.errors import BaselineError
@@ -59,19 +59,37 @@ class BaselineStore:
         self, test_file: str, key: BaselineKey, record: SessionRecord, verdicts: Sequence[Verdict] = ()
     ) -> Baseline:
         """Add a session; one of the same name is replaced. Raises BaselineError for a session judged worse."""
+        with locked(self.folder):
+            return self._write(test_file, self.grown(test_file, key, record, verdicts))
+
+    def restart(self, test_file: str, key: BaselineKey, record: SessionRecord) -> Baseline:
+        """Forget what was accepted and begin with this session."""
+        with locked(self.folder):
+            return self._write(test_file, self.restarted(key, record))
+
+    def grown(
+        self, test_file: str, key: BaselineKey, record: SessionRecord, verdicts: Sequence[Verdict] = ()
+    ) -> Baseline:
+        """What `append` would make, nothing written. Raises BaselineError where it would."""
         worse = [verdict.metric for verdict in verdicts if verdict.outcome == "worse"]
         if worse:
             raise BaselineError(
                 f"session {record.session} of {key.test} is worse than the baseline ({', '.join(worse)})",
                 "mend it, or after an intended change start anew: nriperf accept --restart",
             )
-        return self._change(test_file, key, record, restart=False)
+        self._check(key, record)
+        return self._with(self.find(test_file, key), key, record)
 
-    def restart(self, test_file: str, key: BaselineKey, record: SessionRecord) -> Baseline:
-        """Forget what was accepted and begin with this session."""
-        return self._change(test_file, key, record, restart=True)
+    def restarted(self, key: BaselineKey, record: SessionRecord) -> Baseline:
+        """What `restart` would make, nothing written. Raises BaselineError where it would."""
+        self._check(key, record)
+        return self._with(None, key, record)
 
-    def _change(self, test_file: str, key: BaselineKey, record: SessionRecord, *, restart: bool) -> Baseline:
+    def preview(self, test_file: str, baseline: Baseline) -> str:
+        """The text of the file with this baseline in it, nothing written."""
+        return render(encode(self.load(test_file) | {baseline.key: baseline}, self.node, self.simulated)) + "\n"
+
+    def _check(self, key: BaselineKey, record: SessionRecord) -> None:
         if record.simulated != self.simulated:
             raise BaselineError(
                 f"session {record.session} is {'SIMULATED' if record.simulated else 'real'}, "
@@ -80,14 +98,8 @@ class BaselineStore:
             )
         if not any(metric.runs for metric in record.metrics.values()):
             raise BaselineError(f"session {record.session} of {key.test} measured nothing", "see its warnings")
-        with locked(self.folder):
-            baselines = self.load(test_file)
-            old = None if restart else baselines.get(key)
-            baselines[key] = self._grown(old, key, record)
-            self._write(test_file, baselines)
-        return baselines[key]
 
-    def _grown(self, old: Baseline | None, key: BaselineKey, record: SessionRecord) -> Baseline:
+    def _with(self, old: Baseline | None, key: BaselineKey, record: SessionRecord) -> Baseline:
         kept = () if old is None else old.without([record.session]).sessions
         sessions = tuple(sorted((*kept, record), key=lambda one: (one.time, one.session)))
         pinned = set() if old is None else set(old.pinned & {one.session for one in sessions})
@@ -96,8 +108,10 @@ class BaselineStore:
         newest = {one.session for one in sessions[-self.window :]}
         return Baseline(key, tuple(one for one in sessions if one.session in newest | pinned), frozenset(pinned))
 
-    def _write(self, test_file: str, baselines: Mapping[BaselineKey, Baseline]) -> None:
+    def _write(self, test_file: str, baseline: Baseline) -> Baseline:
+        baselines = self.load(test_file) | {baseline.key: baseline}
         write_json(self.path(test_file), encode(baselines, self.node, self.simulated))
+        return baseline
 
 
 def _safe(node: str) -> str:

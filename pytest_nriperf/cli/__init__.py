@@ -18,6 +18,11 @@ COMMANDS: dict[str, str] = {
     "topology": "sockets, NUMA nodes, cores and hyperthreads of a node, drawn",
     "plan": "which CPUs a balloon would get, drawn",
     "show": "metrics and the dots (token gaps over time) of a recording, or what a session holds",
+    "compare": "how far one recording or session lies from another",
+    "accept": "take a session into the baselines",
+    "judge": "judge stored sessions again, together, by any rule",
+    "noise": "what can be detected on a node, with how many runs",
+    "export": "run values for other tools",
 }
 
 EXIT_STATUS = "exit status: 0 done, 1 the answer is no, 2 wrong usage, 3 the environment cannot do it"

@@ -1,0 +1,118 @@
+"""From a recorded measurement to what baselines keep of it, and to the key that it is compared by."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pytest_nriperf.baselines.sessions import BaselineKey, MetricRuns, SessionRecord
+from pytest_nriperf.baselines.verdict import Gate
+from pytest_nriperf.errors import RecordingError
+from pytest_nriperf.metrics import METRICS, Measurement
+from pytest_nriperf.sessions import find_recordings
+from pytest_nriperf.stats import suite_share
+
+# Judged where a recording does not say what its gate named.
+USUAL = ("ttft", "itl", "throughput")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One recorded measurement as verdicts see it."""
+
+    key: BaselineKey
+    record: SessionRecord
+    test: str
+    node: str
+    path: Path
+    gates: tuple[Gate, ...]
+    alpha: float
+
+    @property
+    def test_file(self) -> str:
+        """Path of the file of tests, relative to their root."""
+        return self.test.partition("::")[0]
+
+
+def evidence(measurement: Measurement) -> Evidence:
+    """What a measurement says. Raises RecordingError naming the recording when its document lacks a field."""
+    document = measurement.document
+    try:
+        gate = document.get("gate") or {}
+        names = tuple(gate.get("metrics") or USUAL)
+        return Evidence(
+            key=baseline_key(document),
+            record=session_record(measurement),
+            test=str(document["test"]),
+            node=str(document["baseline_node"]),
+            path=measurement.path,
+            gates=tuple(Gate(name, gate.get("tolerance") or 0.05, gate.get("floor") or 0.02) for name in names),
+            alpha=float(gate.get("alpha") or suite_share(0.05, len(names))),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise RecordingError(
+            f"{measurement.path}: the recording's document cannot be used ({type(error).__name__}: {error})",
+            "measure again with this version",
+        ) from error
+
+
+def read_evidence(path: Path) -> list[Evidence]:
+    """Evidence of every recording that a path names: a recording, a session, or an out folder (its newest session)."""
+    return [evidence(Measurement.from_recording(folder)) for folder in find_recordings(path)]
+
+
+def session_record(measurement: Measurement) -> SessionRecord:
+    """The measurement reduced to a few statistics per metric and run."""
+    document = measurement.document
+    metrics = {
+        name: MetricRuns(METRICS[name].unit, METRICS[name].better, _statistics(runs))
+        for name, runs in measurement.per_run_statistics().items()
+        if runs
+    }
+    for name, metric in measurement.pcm.items():
+        values = zip(metric.runs, metric.per_run, strict=True)
+        runs = {run: {"median": value} for run, value in values if math.isfinite(value)}
+        if runs:
+            metrics[name] = MetricRuns(metric.unit, metric.better, runs)
+    facts = document.get("runs") or {}
+    return SessionRecord(
+        session=measurement.path.parent.name,
+        time=str(document["time"]),
+        fingerprint=document["fingerprint"],
+        metrics=metrics,
+        commit=str((document.get("suite") or {}).get("commit", "")),
+        simulated=bool(document["simulated"]),
+        reference=_reference(facts),
+        remarks={int(run): ", ".join(fact["disturbances"]) for run, fact in facts.items() if fact.get("disturbances")},
+    )
+
+
+def baseline_key(document: Mapping[str, Any]) -> BaselineKey:
+    """What a measurement is compared by: function, canonical balloon, model and workload of its document."""
+    return BaselineKey(
+        test=str(document["function"]),
+        balloon=str(document["balloon"]["canonical"]),
+        model=str(document["model"]["choice"]),
+        workload=str(document["workload"]),
+    )
+
+
+def _reference(facts: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[int, float]]:
+    """Reference loads by name and run, from what the recording says of each run."""
+    found: dict[str, dict[int, float]] = {}
+    for run, fact in facts.items():
+        for name, value in (fact.get("reference") or {}).items():
+            found.setdefault(name, {})[int(run)] = float(value)
+    return found
+
+
+def _statistics(runs: Mapping[int, Mapping[str, float]]) -> dict[int, dict[str, float]]:
+    """As baselines name them: a rate is its run's median; counts are not statistics."""
+    found: dict[int, dict[str, float]] = {}
+    for run, values in runs.items():
+        kept = {"median" if name == "rate" else name: value for name, value in values.items() if name != "n"}
+        found[run] = {name: value for name, value in kept.items() if math.isfinite(value)}
+    return found

@@ -1,0 +1,42 @@
+"""`nriperf export DIR --format F`: run values for other tools; pytest-benchmark's own commands read the first."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from pytest_nriperf.baselines.evidence import read_evidence
+from pytest_nriperf.errors import UsageError
+from pytest_nriperf.report.exports import FORMATS, export
+
+MORE = """\
+pytest-benchmark  one benchmark a test and metric, one round a run; rates as seconds a token.
+                  Written to .benchmarks/<any folder>/0001_name.json, `pytest-benchmark compare` reads it.
+csv, jsonl        one row a run, metric and statistic
+openmetrics       one gauge a metric and statistic: the median over runs"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description = f"{parser.description}.\n\n{MORE}"
+    parser.add_argument("sessions", type=Path, nargs="+", metavar="DIR", help="recording, session or out folder")
+    parser.add_argument("--format", choices=FORMATS, default="jsonl", help="default: jsonl")
+    parser.add_argument("--out", type=Path, help="file to write (default: standard output)")
+    parser.add_argument("--json", action="store_const", dest="format", const="jsonl", help="the same as --format jsonl")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Write the file, or print it."""
+    measured = [one for folder in options.sessions for one in read_evidence(folder)]
+    text = export(measured, options.format)
+    if options.out is None:
+        sys.stdout.write(text)
+        return 0
+    try:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{options.out} cannot be written: {error.strerror}", "name another --out") from error
+    return 0

@@ -1,0 +1,60 @@
+"""`nriperf judge DIR...`: judge stored sessions again, together, against the baselines, by any rule."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from pytest_nriperf.baselines import Baseline, Verdict
+from pytest_nriperf.baselines.evidence import Evidence, read_evidence
+from pytest_nriperf.baselines.noise import load_noise
+from pytest_nriperf.baselines.rules import RULES, judge_by
+from pytest_nriperf.cli.judging import add_judging, chosen, print_verdicts, settings_here, store_for
+
+MORE = """\
+Several sessions are judged together: rounds of a whole suite, `pytest --nri-runs 1` again and again, make each
+session one run. With --against the sessions named there take the baselines' place. Rules:
+"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description = f"{parser.description}.\n\n{MORE}" + "\n".join(f"  {k:18} {v}" for k, v in RULES.items())
+    parser.add_argument("sessions", type=Path, nargs="+", metavar="DIR", help="recording, session or out folder")
+    parser.add_argument("--against", type=Path, action="append", metavar="DIR", help="judge against these (repeatable)")
+    parser.add_argument("--rule", default="sessions", help="see above (default: sessions)")
+    parser.add_argument("--baselines", help="folder of baselines")
+    add_judging(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Judge, print, and say by the exit status whether something is worse."""
+    now = gathered(options.sessions)
+    against = gathered(options.against or [])
+    verdicts = [verdict for group in now for verdict in _judged(group, against, options)]
+    return print_verdicts(verdicts, options, node=now[0][0].node, facts={"rule": options.rule})
+
+
+def gathered(folders: Sequence[Path]) -> list[list[Evidence]]:
+    """Measurements by test file and key, each with its sessions in order of time."""
+    groups: dict[object, list[Evidence]] = {}
+    for folder in folders:
+        for one in read_evidence(folder):
+            groups.setdefault((one.node, one.test_file, one.key), []).append(one)
+    return [sorted(group, key=lambda one: one.record.time) for group in groups.values()]
+
+
+def _judged(group: list[Evidence], against: list[list[Evidence]], options: argparse.Namespace) -> list[Verdict]:
+    newest = group[-1]
+    gates, alpha = chosen(newest, options)
+    store = store_for(settings_here(options.baselines), newest)
+    if options.against:
+        others = [one.record for other in against for one in other if one.key == newest.key]
+        baseline = Baseline(newest.key, tuple(others))
+    else:
+        baseline = store.find(newest.test_file, newest.key) or Baseline(newest.key, ())
+    noise = load_noise(store).spreads([gate.metric for gate in gates], newest.key)
+    records = [one.record for one in group]
+    return judge_by(options.rule, records, baseline, gates, alpha=alpha, noise=noise, test=newest.test)

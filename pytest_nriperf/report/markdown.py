@@ -1,0 +1,71 @@
+"""Verdicts for a job's summary page and its annotations. Whatever comes from outside is escaped."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from pytest_nriperf.baselines import Verdict
+from pytest_nriperf.report.verdicts import cells, counted, remarks
+
+_MARKS = {"worse": "🔴", "incomparable": "⛔", "unknown": "⚪", "missing": "⚪", "better": "🟢", "same": "✅"}
+_COLUMNS = ("test", "metric", "baseline", "now", "change", "interval", "MDE", "runs", "verdict")
+
+
+def markdown_summary(verdicts: Sequence[Verdict], *, title: str = "Performance", node: str = "") -> str:
+    """A summary that a person reads in ten seconds: the count, a table, and what to do about what is not fine."""
+    where = f" on {escaped(node)}" if node else ""
+    simulated = " **SIMULATED**" if any(verdict.simulated for verdict in verdicts) else ""
+    lines = [f"## {escaped(title)}{where}: {counted(verdicts)}{simulated}", ""]
+    if verdicts:
+        lines += [_row(_COLUMNS), _row(["---"] * len(_COLUMNS))]
+        lines += [_row(_cells(verdict)) for verdict in verdicts]
+    told = [verdict for verdict in verdicts if verdict.outcome != "same" or verdict.warnings]
+    if told:
+        lines += ["", "<details><summary>Reasons and next steps</summary>", ""]
+        for verdict in told:
+            lines.append(f"- **{escaped(verdict.test)} · {escaped(verdict.metric)}: {verdict.outcome}**")
+            lines += [f"  - {escaped(text)}" for text in remarks(verdict)]
+        lines += ["", "</details>"]
+    return "\n".join(lines) + "\n"
+
+
+def workflow_annotations(verdicts: Sequence[Verdict], *, fail_on: Sequence[str] = ("worse",)) -> Iterator[str]:
+    """Workflow commands that mark the test files on the pull request: errors for what fails, warnings for the rest."""
+    for verdict in verdicts:
+        if verdict.outcome in ("same", "better") and verdict.outcome not in fail_on:
+            continue
+        level = "error" if verdict.outcome in fail_on else "warning"
+        file = _property(verdict.test.partition("::")[0])
+        title = _property(f"{verdict.metric} {verdict.outcome}")
+        text = "; ".join([f"{verdict.test}: {verdict.metric} {verdict.outcome}", *remarks(verdict)])
+        yield f"::{level} file={file},title={title}::{_data(text)}"
+
+
+def escaped(text: str) -> str:
+    """Text that Markdown and HTML show as it is, on one line.
+
+    >>> escaped("a|b <b> *c*")
+    'a\\\\|b &lt;b&gt; \\\\*c\\\\*'
+    """
+    flat = re.sub(r"\s+", " ", "".join(mark if mark.isprintable() else " " for mark in text))
+    flat = flat.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_\[\]|~#@])", r"\\\1", flat)
+
+
+def _cells(verdict: Verdict) -> list[str]:
+    metric, baseline, now, change, interval, _, mde, runs, outcome = cells(verdict)
+    found = (verdict.test, metric, baseline, now, change, interval, mde, runs)
+    return [*map(escaped, found), f"{_MARKS[verdict.outcome]} {outcome}"]
+
+
+def _row(row: Sequence[str]) -> str:
+    return f"| {' | '.join(row)} |"
+
+
+def _data(text: str) -> str:
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _property(text: str) -> str:
+    return _data(text).replace(":", "%3A").replace(",", "%2C")
