@@ -122,5 +122,5 @@ def _store_of(node: str | None, settings: Settings) -> BaselineStore:
     wanted = [name for name in nodes if node is None or name == node]
     if len(wanted) != 1:
         known = f"known are {', '.join(nodes)}" if nodes else "measure some: nriperf noise --sessions 10 -- TESTS"
-        raise UsageError(f"{folder} has {'several nodes' if wanted else f'no node {node or chr(63)}'}", known)
+        raise UsageError(f"{folder} has {'several nodes' if wanted else 'no node ' + (node or 'yet')}", known)
     return BaselineStore(folder, wanted[0], simulated=wanted[0].startswith("sim"))

@@ -1,0 +1,160 @@
+"""The commands that judge: compare, accept, judge, noise."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pytest_nriperf.cli import main
+from tests.recorded import record_session
+
+STEADY = (10.0, 10.04, 9.96, 10.02, 9.98)
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def steady(tmp_path: Path, name: str, factor: float = 1.0, **document: object) -> str:
+    values = [value * factor for value in STEADY]
+    return str(record_session(tmp_path / ".nriperf", name, values, **document))  # type: ignore[arg-type]
+
+
+def accepted(tmp_path: Path, count: int) -> None:
+    for day in range(1, count + 1):
+        assert main(["accept", steady(tmp_path, f"s{day}", 1 + day / 1000, day=day)]) == 0
+
+
+def test_compare_names_what_is_worse_and_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status = main(["compare", steady(tmp_path, "a"), steady(tmp_path, "b", 2.5, day=2)])
+    text = capsys.readouterr().out
+    assert status == 1
+    assert "itl" in text
+    assert "worse" in text
+    assert "+150.0 %" in text
+
+
+def test_compare_crosses_identity_with_a_note(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = {"identity": {"cpu": "y"}, "treatment": {}, "state": {}}
+    main(["compare", steady(tmp_path, "a"), steady(tmp_path, "b", 3.0, day=2, fingerprint=other)])
+    assert "compared across: cpu x -> y" in capsys.readouterr().out
+
+
+def test_two_recordings_of_one_session_need_no_spread_between_sessions(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    session = Path(steady(tmp_path, "a"))
+    other = Path(steady(tmp_path / "other", "a", 1.1, test="suites/test_chat.py::test_chat[cpus=2]"))
+    moved = next(path for path in other.iterdir() if path.is_dir()).rename(session / "second")
+    assert main(["compare", str(session / "test_chat"), str(moved), "--json"]) == 1
+    document = json.loads(capsys.readouterr().out)
+    assert document["verdicts"][0]["outcome"] == "worse"
+    assert document["verdicts"][0]["session_spread"] is None
+
+
+def test_compare_without_a_common_test_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a = record_session(tmp_path, "a", STEADY)
+    record_session(tmp_path / "x", "a", STEADY, test="suites/test_chat.py::test_more")
+    (tmp_path / "x/a/test_more").rename(a / "test_more")
+    b = record_session(tmp_path, "b", STEADY, test="suites/test_else.py::test_else")
+    assert main(["compare", str(a), str(b)]) == 2
+    assert "no test in common" in capsys.readouterr().err
+
+
+def test_accept_stores_and_shows_what_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["accept", steady(tmp_path, "s1"), "--diff"]) == 0
+    text = capsys.readouterr().out
+    assert "0 accepted sessions before, 1 are accepted now" in text
+    assert "+++ after" in text
+    assert (tmp_path / "baselines/local-12345678/suites/test_chat.json").exists()
+
+
+def test_accept_dry_run_writes_nothing(tmp_path: Path) -> None:
+    assert main(["accept", steady(tmp_path, "s1"), "--dry-run"]) == 0
+    assert not (tmp_path / "baselines").exists()
+
+
+def test_accept_refuses_a_worse_session_until_restarted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    accepted(tmp_path, 4)
+    worse = steady(tmp_path, "slow", 1.2, day=9)
+    assert main(["accept", worse]) == 1
+    assert "accept --restart" in capsys.readouterr().out
+    assert main(["accept", worse, "--restart", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["sessions"] == 1
+
+
+def test_accept_takes_the_newest_session_and_can_choose_tests(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steady(tmp_path, "s1", test="suites/test_chat.py::test_chat[cpus=1]")
+    assert main(["accept", "--test", "*[cpus=2]"]) == 1
+    assert main(["accept", "--test", "*[cpus=1]"]) == 0
+    assert "s1" not in capsys.readouterr().err
+
+
+def test_judge_uses_the_accepted_sessions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    accepted(tmp_path, 4)
+    assert main(["judge", steady(tmp_path, "now", 1.1, day=9)]) == 1
+    assert "5 v 20" in capsys.readouterr().out
+
+
+def test_rounds_are_judged_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old = [str(record_session(tmp_path / "o", f"o{n}", [10 + n / 100], day=n + 1)) for n in range(6)]
+    new = [str(record_session(tmp_path / "n", f"n{n}", [10.6 + n / 100], day=n + 11)) for n in range(6)]
+    against = [word for folder in old for word in ("--against", folder)]
+    assert main(["judge", *new, *against, "--json"]) == 1
+    verdict = json.loads(capsys.readouterr().out)["verdicts"][0]
+    assert verdict["sessions"] == verdict["baseline_sessions"] == 6
+    assert verdict["p"] == pytest.approx(1 / 924)
+
+
+@pytest.mark.parametrize(
+    ("rule", "outcome"), [("sessions", "unknown"), ("runs", "worse"), ("threshold:5%", "same"), ("low", "unknown")]
+)
+def test_rules_differ_on_one_baseline_session(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], rule: str, outcome: str
+) -> None:
+    accepted(tmp_path, 1)
+    capsys.readouterr()
+    main(["judge", steady(tmp_path, "now", 1.04, day=9), "--rule", rule, "--json"])
+    assert json.loads(capsys.readouterr().out)["verdicts"][0]["outcome"] == outcome
+
+
+def test_an_unknown_rule_is_a_usage_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["judge", steady(tmp_path, "now"), "--rule", "luck"]) == 2
+    assert "threshold:PERCENT" in capsys.readouterr().err
+
+
+def test_noise_of_sessions_is_kept_and_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for day in range(1, 9):
+        steady(tmp_path, f"s{day}", 1 + day / 1000, day=day)
+    assert main(["noise", str(tmp_path / ".nriperf"), "--save"]) == 0
+    text = capsys.readouterr().out
+    assert "10v5x5" in text
+    assert "itl.low" in text
+    assert main(["accept", str(tmp_path / ".nriperf/s1")]) == 0
+    capsys.readouterr()
+    assert main(["judge", steady(tmp_path, "now", 1.1, day=20), "--json"]) == 1
+    assert "noise check" in json.loads(capsys.readouterr().out)["verdicts"][0]["session_spread_source"]
+
+
+def test_noise_shows_what_the_accepted_sessions_tell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    accepted(tmp_path, 4)
+    capsys.readouterr()
+    assert main(["noise", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["node"] == "local-12345678"
+    assert found["metrics"][0]["sessions"] == 4
+
+
+def test_noise_without_anything_names_the_next_step(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["noise"]) == 2
+    assert "nriperf noise --sessions" in capsys.readouterr().err
+
+
+def test_a_recording_that_does_not_exist_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["judge", "nowhere"]) == 3
+    assert "does not exist" in capsys.readouterr().err
