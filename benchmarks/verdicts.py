@@ -24,6 +24,7 @@ from scipy.special import ndtr, ndtri
 from scipy.stats import mannwhitneyu
 
 from pytest_nriperf.baselines import Verdict, judge_values
+from pytest_nriperf.baselines.pairs import abba, judge_pairs
 from pytest_nriperf.stats import NO_SPREAD, SessionSpread, plan_looks, session_means, shift_of_runs, suite_share
 
 Floats = NDArray[np.float64]
@@ -86,6 +87,8 @@ class Case:
     now_requests: Floats
     old_requests: Floats
     noise: SessionSpread
+    pairs: tuple[list[float], list[float]]
+    rounds: tuple[list[list[float]], list[list[float]]]
 
     @property
     def latest(self) -> list[float]:
@@ -104,7 +107,18 @@ def make_case(node: Node, rng: np.random.Generator, shift: float) -> Case:
         requests(rng, now[:5]),
         requests(rng, baseline[-1]),
         SessionSpread((check,), source="noise check of 20 sessions"),
+        make_pairs(node, rng, shift),
+        ([node.session(rng, 1, shift) for _ in range(10)], [node.session(rng, 1) for _ in range(10)]),
     )
+
+
+def make_pairs(node: Node, rng: np.random.Generator, shift: float) -> tuple[list[float], list[float]]:
+    """Twelve runs of each variant in one session, in A B B A order; b is slower by `shift`."""
+    values = node.session(rng, 24)
+    sides: dict[str, list[float]] = {"A": [], "B": []}
+    for letter, value in zip(abba(12), values, strict=True):
+        sides[letter].append(value * math.exp(shift) if letter == "B" else value)
+    return sides["A"], sides["B"]
 
 
 def pytest_benchmark(statistic: Callable[[Floats], Any], case: Case) -> str:
@@ -152,6 +166,16 @@ def ours_adaptive(case: Case) -> str:
     return found.outcome
 
 
+def ours_pairs(case: Case) -> str:
+    """This project's verdict on variants: 12 pairs in one session."""
+    return judge_pairs(*case.pairs, blank()).outcome
+
+
+def ours_rounds(case: Case) -> str:
+    """This project's verdict on ten rounds of --nri-runs 1 on either side, nothing known beforehand."""
+    return judge_values(*case.rounds, blank()).outcome
+
+
 def blank(alpha: float = ALPHA) -> Verdict:
     """A verdict to be filled in."""
     return Verdict("itl", "unknown", "", unit="s", alpha=alpha)
@@ -175,7 +199,10 @@ RULES: dict[str, Callable[[Case], str]] = {
     "1 s.+check": partial(ours, 1, True),
     "1 session": partial(ours, 1, False),
     "5..12": ours_adaptive,
+    "12 pairs": ours_pairs,
+    "10 rounds": ours_rounds,
 }
+OURS = tuple(RULES)[7:]
 
 
 def outcomes(job: tuple[Node, float, int, int]) -> dict[str, dict[str, float]]:
@@ -274,7 +301,7 @@ def suite_red(share: float) -> float:
 def print_alarms(pool: Any, cases: int, cells: Sequence[Node]) -> None:
     """A/A: nothing changed. Percent of six-test suites red; for ours also the share of verdicts `unknown`."""
     print(f"\nA/A, {cases} verdicts a cell: % of six-test suites red (our columns: red / % of verdicts unknown)")
-    print("runs sess. shape     " + "".join(f"{name:>12}" for name in RULES))
+    print("runs sess. shape     " + "".join(f"{name:>11}" for name in RULES))
     jobs = [(node, 0.0, cases, number) for number, node in enumerate(cells)]
     worst = dict.fromkeys(RULES, 0.0)
     for (node, *_), counts in zip(jobs, pool.imap(outcomes, jobs), strict=True):
@@ -283,23 +310,22 @@ def print_alarms(pool: Any, cases: int, cells: Sequence[Node]) -> None:
             red = suite_red(shares["worse"])
             worst[name] = max(worst[name], red)
             unknown = f"/{100 * shares['unknown']:.0f}" if name in OURS else ""
-            row += f"{f'{100 * red:.1f}{unknown}':>12}"
+            row += f"{f'{100 * red:.1f}{unknown}':>11}"
         print(f"{100 * node.runs:4.1f} {100 * node.sessions:4.0f}  {node.shape:10}{row}", flush=True)
-    print(f"{'worst cell':21}" + "".join(f"{100 * value:>12.1f}" for value in worst.values()))
-
-
-OURS = ("4 sess.", "4 s.+check", "1 s.+check", "1 session", "5..12")
+    print(f"{'worst cell':21}" + "".join(f"{100 * value:>11.1f}" for value in worst.values()))
 
 
 def print_found(pool: Any, cases: int) -> None:
     """Percent of slowdowns that each rule finds, without and with a spread between sessions."""
     print(f"\nSlowdowns found, % of {cases} cases a cell, share of alpha {ALPHA:.4f}")
-    print("runs sess. change    " + "".join(f"{name:>12}" for name in RULES))
+    print("runs sess. shape     change " + "".join(f"{name:>11}" for name in RULES))
     nodes = [Node(runs, sessions) for runs in SPREADS for sessions in (0.0, 0.02)]
+    nodes += [Node(0.035, 0.0, shape) for shape in SHAPES[1:]]
     jobs = [(node, math.log1p(effect), cases, 900) for node in nodes for effect in (0.02, 0.05, 0.10)]
     for (node, shift, *_), counts in zip(jobs, pool.imap(outcomes, jobs), strict=True):
-        row = "".join(f"{100 * shares['worse']:>12.0f}" for shares in counts.values())
-        print(f"{100 * node.runs:4.1f} {100 * node.sessions:4.0f}  {f'+{100 * math.expm1(shift):.0f} %':10}{row}")
+        row = "".join(f"{100 * shares['worse']:>11.0f}" for shares in counts.values())
+        change = f"+{100 * math.expm1(shift):.0f} %"
+        print(f"{100 * node.runs:4.1f} {100 * node.sessions:4.0f}  {node.shape:10}{change:7}{row}", flush=True)
 
 
 def print_power(pool: Any, cases: int) -> None:
@@ -318,10 +344,10 @@ def print_power(pool: Any, cases: int) -> None:
 def main() -> None:
     """Print the tables; quick by default."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
-    parser.add_argument("--full", action="store_true", help="figures worth quoting: 3000 verdicts a cell")
+    parser.add_argument("--full", action="store_true", help="figures worth quoting: 2000 verdicts a cell")
     parser.add_argument("--cases", type=int, help="verdicts a cell")
     options = parser.parse_args()
-    cases = options.cases or (3000 if options.full else 60)
+    cases = options.cases or (2000 if options.full else 100)
     spreads, sessions, shapes = (SPREADS, SESSIONS, SHAPES) if options.full else ((0.035,), (0.0, 0.02), SHAPES)
     cells = [Node(runs, session, shape) for runs in spreads for session in sessions for shape in shapes]
     with get_context("fork").Pool(min(2, os.cpu_count() or 1)) as pool:
