@@ -1,3 +1,18 @@
-"""provision."""
+"""Nodes and balloons on them: the `Provisioner` seam's implementations."""
 
 from __future__ import annotations
+
+from pytest_nriperf.errors import SettingsError
+from pytest_nriperf.seams import Provisioner
+from pytest_nriperf.settings import Settings
+
+__all__ = ["provisioner_for"]
+
+
+def provisioner_for(node: str, settings: Settings) -> Provisioner:
+    """The provisioner of a node as `--nri-node` names it."""
+    if node == "local":
+        from pytest_nriperf.provision.local import LocalProvisioner
+
+        return LocalProvisioner(reserved=settings.reserved)
+    raise SettingsError(f"node {node!r} is unknown", "write local")

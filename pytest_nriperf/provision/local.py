@@ -1,0 +1,122 @@
+"""Balloons on this machine: affinity and memory binding of child processes, verified, and undone with them.
+
+A worker is started by a thread that first takes the replica's affinity (and, without numactl, its memory policy):
+both are properties of a thread and pass to the process it starts, so the worker is bound before its first
+instruction, and nothing of ours needs to be restored afterwards because the thread ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pytest_nriperf.balloons import BalloonSpec, Placement, ReplicaPlacement, place
+from pytest_nriperf.errors import ProvisionError
+from pytest_nriperf.provision.memory_policy import MemoryPolicy
+from pytest_nriperf.provision.node_lock import node_lock
+from pytest_nriperf.provision.process import ProcessStream
+from pytest_nriperf.provision.verify import verify_tasks
+from pytest_nriperf.seams import Grant, Launch, NodeDescription, WorkerStream
+from pytest_nriperf.topology import Topology, allowed_cpus, read_topology
+
+
+def read_local(path: str) -> bytes | None:
+    """A file of this machine, None when it is absent or may not be read."""
+    try:
+        return Path(path).read_bytes()
+    except OSError:
+        return None
+
+
+class LocalProvisioner:
+    """This machine, without root: affinity and memory binding.
+
+    `reserved` CPUs are never given out. `allowed` are by default those that this process may use.
+    """
+
+    def __init__(self, *, reserved: frozenset[int] = frozenset(), allowed: frozenset[int] | None = None) -> None:
+        self._topology = read_topology()
+        self._allowed = (allowed_cpus() if allowed is None else allowed) & self._topology.online
+        self._reserved = reserved
+
+    def topology(self) -> Topology:
+        """This machine's topology, read once."""
+        return self._topology
+
+    def describe(self) -> NodeDescription:
+        """This machine."""
+        return NodeDescription(name="local", allowed=self._allowed, reserved=self._reserved, read=read_local)
+
+    @contextlib.contextmanager
+    def session(self, specs: Sequence[BalloonSpec]) -> Iterator[None]:
+        """Hold the machine's lock. Balloons need no preparation here, so `specs` are only placed, to fail early."""
+        for spec in specs:
+            self._place(spec)
+        with node_lock("local"):
+            yield
+
+    @contextlib.contextmanager
+    def provision(self, spec: BalloonSpec) -> Iterator[Grant]:
+        """One allocation; every worker started in it is ended with it."""
+        placement = self._place(spec)
+        with tempfile.TemporaryDirectory(prefix="nriperf-") as folder, contextlib.ExitStack() as undo:
+            yield LocalGrant(placement, self._topology, Path(folder), undo)
+
+    def _place(self, spec: BalloonSpec) -> Placement:
+        return place(spec, self._topology, allowed=self._allowed, reserved=self._reserved)
+
+
+class LocalGrant:
+    """CPUs and memory nodes of this machine, enforced by affinity and memory policy of what is started in it."""
+
+    mechanism = "affinity"
+
+    def __init__(self, placement: Placement, topology: Topology, folder: Path, undo: contextlib.ExitStack) -> None:
+        self.placement = placement
+        self._topology = topology
+        self._folder = folder
+        self._undo = undo
+
+    def start_worker(self, replica: int, launch: Launch) -> WorkerStream:
+        """Start the worker with the replica's CPUs and memory nodes."""
+        granted = self.placement.replicas[replica]
+        archive = self._folder / f"worker-{replica}.zip"
+        archive.write_bytes(launch.archive)
+        policy = self._memory_policy(granted)
+        python = launch.python or sys.executable
+        if shutil.which(python) is None:
+            raise ProvisionError(f"no interpreter {python!r} on this machine", "name one that exists")
+        stream = ProcessStream(
+            [*policy.command_prefix(), python, str(archive), *launch.arguments],
+            environment={**os.environ, **launch.environment},
+            cpus=granted.visible,
+            before_start=policy.apply_to_this_thread,
+        )
+        self._undo.callback(stream.close)
+        return stream
+
+    def verify(self, replica: int, stream: WorkerStream) -> Mapping[str, Any]:
+        """Every task's affinity and the memory nodes of every page, as the kernel sees them."""
+        granted = self.placement.replicas[replica]
+        if stream.pid is None:
+            raise ProvisionError(f"replica {replica} has no process number", "this is a defect of the provisioner")
+        policy = self._memory_policy(granted)
+        return verify_tasks(
+            stream.pid,
+            replica=replica,
+            cpus=granted.visible,
+            memory_nodes=frozenset(granted.memory_nodes) if policy.mode == "bind" else None,
+        )
+
+    def _memory_policy(self, granted: ReplicaPlacement) -> MemoryPolicy:
+        nodes = frozenset(granted.memory_nodes)
+        with_memory = frozenset(node.id for node in self._topology.nodes if node.memory_bytes)
+        mode = {"local": "bind", "interleave": "interleave", "any": "default"}[self.placement.spec.memory]
+        # Where there is one memory node binding changes nothing, and containers often forbid the system call.
+        return MemoryPolicy("default" if nodes >= with_memory and mode == "bind" else mode, nodes)

@@ -1,0 +1,164 @@
+"""A worker as a process of this machine: lines in, lines out, and certain to end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from pytest_nriperf.errors import ProvisionError, WorkerError
+
+_TAIL_BYTES = 4096
+_READ_BYTES = 1 << 16
+
+
+class ProcessStream:
+    """A process in a session of its own (a terminal's Ctrl-C does not reach it), bound before it starts.
+
+    The thread that starts it takes `cpus` as its own affinity first and then waits for the process: the kernel
+    sends a parent-death signal when the starting THREAD ends, so that thread must live as long as the process.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        environment: Mapping[str, str],
+        cpus: frozenset[int],
+        before_start: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
+        self._buffer = bytearray()
+        outcome: list[subprocess.Popen[bytes] | BaseException] = []
+        self._ended = ""
+        self._closing = threading.Lock()
+        self._out_of_memory_kills = _out_of_memory_kills()
+        started = threading.Event()
+
+        def keep() -> None:
+            try:
+                os.sched_setaffinity(0, cpus)
+                before_start()
+                process = subprocess.Popen(
+                    command,
+                    env=dict(environment),
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=self._errors,
+                    start_new_session=True,
+                )
+            except BaseException as error:  # noqa: BLE001 - raised again in the constructor's thread
+                outcome.append(error)
+            else:
+                outcome.append(process)
+            started.set()
+            if isinstance(outcome[0], subprocess.Popen):
+                outcome[0].wait()
+
+        self._keeper = threading.Thread(target=keep, name="nriperf-worker", daemon=True)
+        self._keeper.start()
+        started.wait()
+        if not isinstance(outcome[0], subprocess.Popen):
+            self._errors.close()
+            if isinstance(outcome[0], OSError):
+                raise ProvisionError(f"{command[0]} cannot be started: {outcome[0]}") from outcome[0]
+            raise outcome[0]
+        process = outcome[0]
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self._process, self._input, self._output = process, process.stdin, process.stdout
+        self.pid: int | None = process.pid
+
+    def send(self, line: bytes) -> None:
+        """Write one line. Raises WorkerError when the process is gone."""
+        try:
+            self._input.write(line)
+            self._input.flush()
+        except (BrokenPipeError, ValueError) as error:
+            raise WorkerError(f"worker {self.pid} no longer reads its input") from error
+
+    def receive(self, timeout_s: float) -> bytes | None:
+        """The next line without its newline kept, None at the end. Raises TimeoutError."""
+        descriptor = self._output.fileno()
+        deadline = time.monotonic() + timeout_s
+        poller = select.poll()
+        poller.register(descriptor, select.POLLIN | select.POLLHUP)
+        searched = 0
+        while True:
+            end = self._buffer.find(b"\n", searched)
+            if end >= 0:
+                line = bytes(self._buffer[: end + 1])
+                del self._buffer[: end + 1]
+                return line
+            searched = len(self._buffer)
+            left = deadline - time.monotonic()
+            if left < 0 or not poller.poll(left * 1000):
+                raise TimeoutError
+            piece = os.read(descriptor, _READ_BYTES)
+            if not piece:
+                line = bytes(self._buffer)
+                self._buffer.clear()
+                return line or None
+            self._buffer += piece
+
+    def close(self, grace_s: float = 2.0) -> str:
+        """End the process and its group; say how it ended."""
+        with self._closing:
+            if not self._ended:
+                self._ended = self._end(grace_s)
+        return self._ended
+
+    def _end(self, grace_s: float) -> str:
+        process = self._process
+        with contextlib.suppress(OSError):
+            self._input.close()
+        forced = ""
+        for patience, ending in ((grace_s, signal.SIGTERM), (grace_s, signal.SIGKILL), (None, None)):
+            self._keeper.join(patience)
+            if not self._keeper.is_alive() or ending is None:
+                break
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, ending)
+                forced = f"; it did not end by itself and was sent {ending.name}"
+        # What the engine itself started shares its group.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        self._output.close()
+        text = _how_it_ended(process.returncode) + forced
+        if process.returncode == -signal.SIGKILL and not forced and _out_of_memory_kills() > self._out_of_memory_kills:
+            text = "killed by the kernel: out of memory"
+        tail = self._tail()
+        self._errors.close()
+        return text if process.returncode == 0 or not tail else f"{text}\n{tail}"
+
+    def _tail(self) -> str:
+        size = self._errors.seek(0, os.SEEK_END)
+        self._errors.seek(max(0, size - _TAIL_BYTES))
+        return self._errors.read().decode(errors="replace").strip()
+
+
+def _how_it_ended(status: int | None) -> str:
+    """An exit status in words.
+
+    >>> _how_it_ended(3), _how_it_ended(-9)
+    ('ended with status 3', 'killed by SIGKILL')
+    """
+    if status is None:
+        return "still running"
+    return f"killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+
+
+def _out_of_memory_kills() -> int:
+    """How many processes this kernel has ended for lack of memory since boot."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/vmstat").read_text().splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return 0
