@@ -1,0 +1,174 @@
+"""A node held for one pytest session: its lock, its session folder, what every measurement on it shares."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pytest_nriperf import __version__
+from pytest_nriperf.balloons import BalloonSpec
+from pytest_nriperf.collect import choose
+from pytest_nriperf.experiment.progress import Show
+from pytest_nriperf.fingerprint import Fingerprint, node_fingerprint
+from pytest_nriperf.generate.models import parse_model
+from pytest_nriperf.seams import Collector, Generator, Grant, ModelChoice, NodeDescription, Provisioner
+from pytest_nriperf.sessions import Session
+from pytest_nriperf.settings import NodeProfile, Settings
+from pytest_nriperf.topology import Topology
+
+
+@dataclass(frozen=True)
+class Balloon:
+    """A granted and verified allocation: `grant.placement` has the CPUs of each replica."""
+
+    spec: BalloonSpec
+    grant: Grant
+
+    def __str__(self) -> str:
+        return self.grant.placement.sizes_text
+
+    @property
+    def replicas(self) -> int:
+        """How many replicas it holds."""
+        return len(self.grant.placement.replicas)
+
+    @property
+    def allocated(self) -> tuple[frozenset[int], ...]:
+        """CPUs allocated to each replica: what one pays for."""
+        return tuple(replica.allocated for replica in self.grant.placement.replicas)
+
+    @property
+    def visible(self) -> tuple[frozenset[int], ...]:
+        """CPUs that each replica's engine may run on."""
+        return tuple(replica.visible for replica in self.grant.placement.replicas)
+
+
+class Bench:
+    """A node, held until `close`: topology, fingerprint, balloons, engines, the session's folder."""
+
+    def __init__(
+        self,
+        provisioner: Provisioner,
+        settings: Settings,
+        *,
+        show: Show,
+        generator: Callable[[ModelChoice], Generator],
+        profile: NodeProfile | None = None,
+    ) -> None:
+        self.provisioner = provisioner
+        self.settings = settings
+        self.show = show
+        self.generator = generator
+        self.topology: Topology = provisioner.topology()
+        self.description: NodeDescription = provisioner.describe()
+        fingerprint = node_fingerprint(self.description.read, self.topology, self.description.facts)
+        if profile is not None:
+            fingerprint = fingerprint.moved(identity=profile.identity, treatment=profile.treatment)
+        self.fingerprint: Fingerprint = fingerprint
+        self.collectors, self.collector_line = self._collectors(profile)
+        self.suite = _suite_commit(settings.root)
+        self._session: Session | None = None
+        self._measured: dict[str, int] = {}
+        self._undo = contextlib.ExitStack()
+        self.broken_off = False
+
+    @property
+    def name(self) -> str:
+        """The node's name in recordings."""
+        return self.description.name
+
+    def baseline_name(self, choice: ModelChoice) -> str:
+        """The folder of the node's baselines: its name, for this machine with a hash of its identity.
+
+        What a simulated engine gives on a real machine has a folder of its own.
+        """
+        name = f"local-{self.fingerprint.node_hash}" if self.name == "local" else self.name.replace(":", "-")
+        return f"{name}-simulated" if choice.kind == "sim" and not self.simulated else name
+
+    @property
+    def simulated(self) -> bool:
+        """Whether nothing measured here is real."""
+        return self.description.simulated
+
+    def recording_folder(self, test: str) -> Path:
+        """A new folder for a measurement of `test`; a test's second measurement has a folder of its own."""
+        self._measured[test] = self._measured.get(test, 0) + 1
+        return self.session().recording(test, self._measured[test])
+
+    def session(self) -> Session:
+        """The session's folder, made (or taken up again) at the first measurement."""
+        if self._session is None:
+            out = self.settings.path(self.settings.out)
+            resumed = Session.resume(out, node=self.name) if self.settings.resume else None
+            self._session = resumed or Session.start(out, **self._facts())
+            self._undo.enter_context(self._session)
+        return self._session
+
+    def _facts(self) -> dict[str, Any]:
+        return {
+            "node": self.name,
+            "simulated": self.simulated,
+            "command": sys.argv,
+            "topology": self.topology.as_dict(),
+            "fingerprint": self.fingerprint.as_dict(),
+            "suite": self.suite,
+            "collectors": self.collector_line,
+            "versions": {"pytest-nriperf": __version__, "python": sys.version.split()[0]},
+        }
+
+    @contextlib.contextmanager
+    def held(self, specs: Sequence[BalloonSpec]) -> Iterator[Bench]:
+        """Hold the node for the session; the session's folder is marked finished unless it was broken off."""
+        with self._undo, self.provisioner.session(specs):
+            yield self
+            if self._session is not None and not self.broken_off:
+                self._session.finish()
+
+    @contextlib.contextmanager
+    def balloon(self, spec: BalloonSpec) -> Iterator[Balloon]:
+        """Provision; on exit everything that was started in it is ended and the node is as before."""
+        with self.provisioner.provision(spec) as grant:
+            yield Balloon(spec, grant)
+
+    def needs_other_boot(self, spec: BalloonSpec) -> str | None:
+        """Why this node cannot hold the balloon before it is booted differently, in words."""
+        if spec.snc is not None and spec.snc != self.topology.snc:
+            mode = f"SNC-{spec.snc}" if spec.snc > 1 else "SNC off"
+            return f"needs a boot with {mode} (this boot: {self.topology.snc} NUMA nodes a socket)"
+        return None
+
+    def model(self, text: str, dtype: str, weights: str) -> ModelChoice:
+        """The chosen model: `text` from a mark, else the session's settings."""
+        return parse_model(
+            text or self.settings.model or "smollm2",
+            dtype=dtype or self.settings.dtype,
+            weights=weights,
+            base=self.settings.root,
+        )
+
+    def _collectors(self, profile: NodeProfile | None) -> tuple[list[Collector], str]:
+        if self.simulated:
+            return [], "counters: none on a simulated node"
+        address = self.settings.pcm or (profile.pcm if profile else "")
+        return choose(self.settings.collect, pcm_url=address, here=self.name == "local")
+
+
+def _suite_commit(folder: Path) -> Mapping[str, Any]:
+    """The commit of the suite and whether its files differ from it; empty outside a repository."""
+
+    def git(*words: str) -> str:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=10, check=False
+        )
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    try:
+        commit = git("rev-parse", "HEAD")
+        return {"commit": commit, "changed": bool(git("status", "--porcelain", "-uno"))} if commit else {}
+    except (OSError, subprocess.TimeoutExpired):
+        return {}
