@@ -10,6 +10,6 @@ import pytest
 @pytest.mark.llm(model="smollm2")
 @pytest.mark.gate("ttft", "itl")
 @pytest.mark.balloon(cpus="all")
-def test_latency(llm: Any, baseline: Any) -> None:
+def test_chat_latency(llm: Any, baseline: Any) -> None:
     measurement = llm.measure("What happens at KubeCon?", max_new_tokens=32, requests=2)
     baseline.check(measurement)

@@ -1,3 +1,64 @@
-"""pytest hooks and options, nothing else."""
+"""pytest hooks and options, nothing else.
+
+The working object (`session.working.NriSession`) is made when a test first asks for a fixture of ours; until then
+nothing of weight is imported.
+"""
 
 from __future__ import annotations
+
+import pytest
+
+from pytest_nriperf.session.config import COLLECTED, CURRENT, MARKS, OPTIONS, OUR_MARKS, session_settings
+
+pytest_plugins = ["pytest_nriperf.fixtures"]
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    """Where suites bring nodes and engines of their own."""
+    from pytest_nriperf.session import hooks
+
+    pluginmanager.add_hookspecs(hooks)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Every option defaults to None, so that its ini twin is alive."""
+    group = parser.getgroup("nriperf", "performance of LLM inference on CPUs (pytest-nriperf)")
+    for name, metavar, line in OPTIONS:
+        key = "nri_" + name.replace("-", "_")
+        group.addoption(f"--nri-{name}", dest=key, metavar=metavar, default=None, help=line)
+        parser.addini(key, line, default=None)
+    line = "go on with the newest unfinished session in the out folder"
+    group.addoption("--nri-resume", dest="nri_resume", action="store_true", default=None, help=line)
+    parser.addini("nri_resume", line, type="bool", default=None)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Our marks; and a wrong option of ours is told before anything is collected."""
+    for line in MARKS:
+        config.addinivalue_line("markers", line)
+    if any(value is not None for key, value in vars(config.option).items() if key.startswith("nri_")):
+        session_settings(config)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Check the marks of all collected tests, before -k selects: a mistake is a usage error that names it."""
+    ours = [item for item in items if any(mark.name in OUR_MARKS for mark in item.iter_markers())]
+    if ours:
+        from pytest_nriperf.session.working import collected
+
+        config.stash[COLLECTED] = collected(ours)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Which test is running, for measurements in fixtures of a wider scope."""
+    item.config.stash[CURRENT] = item
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Several nodes are an axis."""
+    if "nri_node" in metafunc.fixturenames:
+        nodes = session_settings(metafunc.config).nodes_named
+        if len(nodes) > 1:
+            metafunc.parametrize("nri_node", nodes, indirect=True, scope="session")

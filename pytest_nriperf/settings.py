@@ -154,6 +154,15 @@ class Settings:
             )
         return replace(self, **{key: _convert(key, value) for key, value in values.items() if value is not None})
 
+    @property
+    def nodes_named(self) -> list[str]:
+        """The nodes that `node` names, in order.
+
+        >>> Settings(node="xeon1, xeon2").nodes_named
+        ['xeon1', 'xeon2']
+        """
+        return [name.strip() for name in self.node.split(",") if name.strip()] or ["local"]
+
     def path(self, text: str) -> Path:
         """A path of the configuration, relative to the folder of the configuration file."""
         return self.root / Path(text).expanduser()

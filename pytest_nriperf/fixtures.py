@@ -1,0 +1,106 @@
+"""The fixtures. Each is a few lines: what it does lives in `experiment` and `session`, imported when it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pytest_nriperf.experiment.bench import Balloon, Bench
+    from pytest_nriperf.experiment.llm import Llm
+    from pytest_nriperf.session.handles import BaselineCheck, Nri
+
+
+@pytest.fixture(scope="session")
+def nri_node(request: pytest.FixtureRequest) -> Iterator[Bench]:
+    """The node: its topology, its fingerprint, what it can do. Held (locked) until the session ends."""
+    from pytest_nriperf.session.working import own_session
+
+    session = own_session(request.config)
+    with session.bench(getattr(request, "param", None) or session.nodes[0]) as bench:
+        yield bench
+
+
+@pytest.fixture(scope="session")
+def nri(request: pytest.FixtureRequest, nri_node: Bench) -> Nri:
+    """Factory of balloons and models, for fixtures of any scope of one's own."""
+    from pytest_nriperf.session.handles import Nri
+    from pytest_nriperf.session.working import own_session
+
+    return Nri(nri_node, own_session(request.config))
+
+
+@pytest.fixture
+def nri_requirements(request: pytest.FixtureRequest, nri_node: Bench) -> None:
+    """Skips a test whose `requires_node` mark asks for what the node has not; such tests use it by themselves."""
+    from pytest_nriperf.marks import unmet
+    from pytest_nriperf.session.working import arguments_of
+
+    lacking = unmet(nri_node.topology, arguments_of(request.node, "requires_node"))
+    if lacking:
+        pytest.skip(lacking)
+
+
+@pytest.fixture
+def nri_balloon(request: pytest.FixtureRequest, nri_node: Bench) -> Iterator[Balloon]:
+    """The granted, verified allocation that the test's `balloon` mark asks for."""
+    from pytest_nriperf.marks import balloon_spec
+    from pytest_nriperf.session.working import arguments_of
+
+    spec = balloon_spec(arguments_of(request.node, "balloon"))
+    other_boot = nri_node.needs_other_boot(spec)
+    if other_boot:
+        pytest.skip(other_boot)
+    with nri_node.balloon(spec) as balloon:
+        yield balloon
+
+
+@pytest.fixture
+def balloon(nri_balloon: Balloon) -> Balloon:
+    """The granted, verified allocation that the test's `balloon` mark asks for."""
+    return nri_balloon
+
+
+@pytest.fixture
+def nri_llm(request: pytest.FixtureRequest, nri_node: Bench, nri_balloon: Balloon) -> Iterator[Llm]:
+    """The instrumented generator of the test's `llm` mark, inside the test's balloon."""
+    from pytest_nriperf.experiment.llm import open_llm
+    from pytest_nriperf.marks import llm_request
+    from pytest_nriperf.session.working import arguments_of, own_session
+
+    session = own_session(request.config)
+    asked = llm_request(arguments_of(request.node, "llm"))
+    choice = nri_node.model(asked.model, asked.dtype, asked.weights)
+    with open_llm(
+        nri_node,
+        nri_balloon,
+        choice,
+        keep_loaded=asked.keep_loaded,
+        caller=session.caller,
+        settled=session.settled,
+    ) as llm:
+        yield llm
+        session.tell_benchmark(request, llm)
+
+
+@pytest.fixture
+def llm(nri_llm: Llm) -> Llm:
+    """The instrumented generator of the test's `llm` mark, inside the test's balloon."""
+    return nri_llm
+
+
+@pytest.fixture
+def nri_baseline(request: pytest.FixtureRequest) -> BaselineCheck:
+    """`check(measurement)`: what the test's gate names, against the stored baseline."""
+    from pytest_nriperf.session.handles import BaselineCheck
+    from pytest_nriperf.session.working import own_session
+
+    return BaselineCheck(own_session(request.config), request.node)
+
+
+@pytest.fixture
+def baseline(nri_baseline: BaselineCheck) -> BaselineCheck:
+    """`check(measurement)`: what the test's gate names, against the stored baseline."""
+    return nri_baseline

@@ -1,0 +1,62 @@
+"""What the plugin and the session share: options and marks as data, and where things are kept. Costs nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from pytest_nriperf.session.working import Collected, NriSession
+    from pytest_nriperf.settings import Settings
+
+# Option name, its metavar, help. The ini twin is nri_<name with underscores>.
+OPTIONS: tuple[tuple[str, str, str], ...] = (
+    ("node", "LIST", "where to run: local (default), sim:SHAPE, node profiles, Kubernetes nodes; several = an axis"),
+    ("model", "MODEL", "smollm2 (default), org/name, a folder, file.gguf, dummy:..., sim:..., openai:URL"),
+    ("runs", "N|N..M", "independent runs a measurement (default 5); a range stops when the gate is settled"),
+    ("out", "DIR", "where recordings go (default .nriperf)"),
+    ("baselines", "DIR", "where baselines are (default 'baselines' beside the ini file)"),
+    ("accept", "missing|all", "add this session to the baselines: only where none exists, or everywhere"),
+    ("fail-on", "LIST", "verdicts that fail a test: worse (default), unknown, missing, incomparable, or nothing"),
+    ("alpha", "A", "false-alarm rate of the whole suite (default 0.05)"),
+    ("collect", "LIST", "counter collectors, 'auto' (default) or 'none'"),
+    ("sample-hz", "HZ", "samples of the counters a second (default 1, at most 10)"),
+    ("pcm", "URL", "the node's PCM sensor server (default: the profile's; locally its standard port)"),
+    ("report", "FILE", "write an HTML report"),
+    ("summary", "FILE", "write a Markdown summary (a GitHub job's summary file is found by itself)"),
+    ("json", "FILE", "write all verdicts as JSON"),
+)
+
+MARKS = (
+    "balloon(cpus, hyperthreads, numa, memory, replicas, placement, snc): the CPUs that the test's model runs on",
+    "llm(model, dtype, weights, keep_loaded): the model of the test",
+    "gate(*metrics, tolerance, floor): metrics that are judged against the stored baseline",
+    "requires_node(min_cpus, min_cores, threads_per_core, ...): skip with the fact that does not hold on the node",
+)
+
+OUR_MARKS = frozenset(line.partition("(")[0] for line in MARKS)
+
+
+COLLECTED: pytest.StashKey[Collected] = pytest.StashKey()
+CURRENT: pytest.StashKey[pytest.Item] = pytest.StashKey()
+SESSION: pytest.StashKey[NriSession] = pytest.StashKey()
+SETTINGS: pytest.StashKey[Settings] = pytest.StashKey()
+
+
+def session_settings(config: pytest.Config) -> Settings:
+    """The settings of this session: option, ini twin, configuration file, default."""
+    from pytest_nriperf.errors import UsageError
+    from pytest_nriperf.settings import read_settings
+
+    if SETTINGS not in config.stash:
+        values: dict[str, Any] = {}
+        for name in [*(name for name, _, _ in OPTIONS), "resume"]:
+            key = name.replace("-", "_")
+            value = config.getoption(f"nri_{key}")
+            values[key] = config.getini(f"nri_{key}") if value is None else value
+        try:
+            config.stash[SETTINGS] = read_settings(config.rootpath).with_values(values)
+        except UsageError as error:
+            raise pytest.UsageError(str(error)) from None
+    return config.stash[SETTINGS]

@@ -1,0 +1,320 @@
+"""The working object of one pytest session: nodes held, measurements judged, what is said at the end.
+
+`own_session` makes and registers it when a test first asks for a fixture of ours; it is a pytest plugin itself from
+then on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Generator as Steps
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from pytest_nriperf.balloons import BalloonSpec
+from pytest_nriperf.baselines import BaselineStore, Verdict
+from pytest_nriperf.errors import NriperfError, UsageError
+from pytest_nriperf.experiment.bench import Bench
+from pytest_nriperf.experiment.judging import Judged, judge_measurement, settled
+from pytest_nriperf.experiment.llm import Llm
+from pytest_nriperf.experiment.runs import Caller
+from pytest_nriperf.generate import make_generator
+from pytest_nriperf.marks import Arguments, GateMark, balloon_spec, check_requirements, gate_of, llm_request
+from pytest_nriperf.metrics import Measurement
+from pytest_nriperf.provision import provisioner_for
+from pytest_nriperf.report.terminal import MeasurementSummary, MetricLine, ProgressLine, failure_message, summary
+from pytest_nriperf.seams import Generator, ModelChoice
+from pytest_nriperf.session.config import COLLECTED, CURRENT, SESSION, session_settings
+from pytest_nriperf.settings import Settings
+from pytest_nriperf.stats import suite_share
+
+# Shown for a measurement that no gate names.
+SHOWN = ("ttft", "itl", "throughput")
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What collection found before any selection: it fixes each verdict's share of the suite's alarm rate."""
+
+    gated_metrics: int = 0
+    balloons: Sequence[BalloonSpec] = ()
+
+
+def own_session(config: pytest.Config) -> NriSession:
+    """The session's working object, made and registered at the first call."""
+    session = config.stash.get(SESSION, None)
+    if session is None:
+        session = NriSession(config, session_settings(config))
+        config.stash[SESSION] = session
+        config.pluginmanager.register(session, "nriperf-session")
+        config.add_cleanup(session.close)
+    return session
+
+
+def collected(items: Sequence[pytest.Item]) -> Collected:
+    """Check our marks on all items; a mistake ends collection with a usage error that names test, mark and mend."""
+    gated, balloons = 0, {}
+    for item in items:
+        try:
+            gated += len(gate_of(arguments_of(item, "gate")).metrics)
+            spec = balloon_spec(arguments_of(item, "balloon"))
+            llm_request(arguments_of(item, "llm"))
+            check_requirements(arguments_of(item, "requires_node"))
+        except UsageError as error:
+            raise pytest.UsageError(f"{item.nodeid}: {error}") from None
+        balloons[spec.canonical()] = spec
+        if isinstance(item, pytest.Function) and item.get_closest_marker("requires_node"):
+            item.fixturenames.insert(0, "nri_requirements")
+    return Collected(gated, tuple(balloons.values()))
+
+
+def arguments_of(item: pytest.Item, mark: str) -> list[Arguments]:
+    """Arguments of all marks of that name on the item, the closest first."""
+    return [(mark.args, mark.kwargs) for mark in item.iter_markers(mark)]
+
+
+def function_of(item: pytest.Item) -> str:
+    """The test function with its own parameters, which names its baseline: the node and the cell stand elsewhere."""
+    name = item.nodeid.partition("::")[2].partition("[")[0]
+    callspec = getattr(item, "callspec", None)
+    if callspec is None:
+        return name
+    own = [
+        f"{key}={value}" if isinstance(value, str | int | float | bool) else f"{key}#{callspec.indices[key]}"
+        for key, value in sorted(callspec.params.items())
+        if key != "nri_node"
+    ]
+    return f"{name}[{','.join(own)}]" if own else name
+
+
+@dataclass
+class Result:
+    """One measurement of the session and, once its test has asked, its verdicts."""
+
+    measurement: Measurement
+    judged: Judged | None = None
+
+
+@dataclass
+class NriSession:
+    """Everything that lives as long as the pytest session."""
+
+    config: pytest.Config
+    settings: Settings
+    results: list[Result] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._benches: list[Bench] = []
+        self._undo = contextlib.ExitStack()
+        self._reporter: Any = self.config.pluginmanager.get_plugin("terminalreporter")
+        terminal = bool(self._reporter and self._reporter.isatty and not os.environ.get("CI"))
+        self.progress = ProgressLine(self._write, self._fresh_line, terminal=terminal)
+        self._undo.callback(self.progress.clear)
+        self._undo.enter_context(_terminated_like_interrupted())
+
+    @property
+    def nodes(self) -> list[str]:
+        """The nodes that --nri-node names, in order."""
+        return self.settings.nodes_named
+
+    @contextlib.contextmanager
+    def bench(self, node: str) -> Iterator[Bench]:
+        """Hold a node until the context ends."""
+        self._refuse_workers()
+        hook = self.config.hook
+        provisioner = hook.pytest_nriperf_provisioner(node=node, settings=self.settings)
+
+        def generator(choice: ModelChoice) -> Generator:
+            made: Generator | None = hook.pytest_nriperf_generator(choice=choice, node=node)
+            return made or make_generator(choice)
+
+        bench = Bench(
+            provisioner or provisioner_for(node, self.settings),
+            self.settings,
+            show=self.progress,
+            generator=generator,
+            profile=self.settings.nodes.get(node),
+        )
+        collected = self.config.stash.get(COLLECTED, Collected())
+        with bench.held(list(collected.balloons)):
+            self._benches.append(bench)
+            yield bench
+
+    def caller(self) -> Caller:
+        """The test that is running."""
+        item = self.config.stash[CURRENT]
+        gate = gate_of(arguments_of(item, "gate"))
+        asked = {
+            "metrics": list(gate.metrics),
+            "tolerance": self.settings.tolerance if gate.tolerance is None else gate.tolerance,
+            "floor": self.settings.floor if gate.floor is None else gate.floor,
+            "alpha": suite_share(self.settings.alpha, self._gated_metrics),
+        }
+        return Caller(test=item.nodeid, function=function_of(item), measured=self._measured, gate=asked)
+
+    def settled(self, measurement: Measurement) -> bool:
+        """Whether the running test's gate is settled, so that more runs would be for nothing."""
+        gate = gate_of(arguments_of(self.config.stash[CURRENT], "gate"))
+        return settled(measurement, gate, **self._judging(measurement))
+
+    def judge(self, item: pytest.Item, measurement: Measurement, gate: GateMark) -> str:
+        """Judge, accept where asked, remember; returns the message of a failure, empty when nothing fails."""
+        judged = judge_measurement(measurement, gate.metrics, gate, accept=True, **self._judging(measurement))
+        result = next((each for each in self.results if each.measurement.path == measurement.path), None)
+        if result is None:
+            result = Result(measurement)
+            self.results.append(result)
+        result.judged = judged
+        for verdict in judged.verdicts:
+            item.user_properties.extend(_properties(verdict))
+        failing = judged.failing(self.settings.fail_on)
+        message = failure_message(failing, str(measurement.path)) if failing else ""
+        return f"{message}\n{judged.refused}".strip() if judged.refused else message
+
+    def tell_benchmark(self, request: pytest.FixtureRequest, llm: Llm) -> None:
+        """Where pytest-benchmark drove `llm.generate`: our metrics as extra information of its record."""
+        if "benchmark" in request.fixturenames and llm.completions:
+            request.getfixturevalue("benchmark").extra_info.update(llm.extra_info())
+
+    def close(self) -> None:
+        """Undo what is left, also after an interrupted session. May be called twice."""
+        self._undo.close()
+
+    # ------------------------------------------------------------------------------------------- pytest hooks
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Steps[None, pytest.TestReport, pytest.TestReport]:
+        """An error of ours is a sentence with its next step: no traceback through our own frames."""
+        report = yield
+        if call.excinfo is not None and isinstance(call.excinfo.value, NriperfError) and report.failed:
+            report.longrepr = f"{item.nodeid}: {call.excinfo.value}"
+        return report
+
+    def pytest_keyboard_interrupt(self) -> None:
+        """What was interrupted can be resumed."""
+        self._break_off()
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """What was stopped early (-x) can be resumed too."""
+        if session.shouldstop or session.shouldfail:
+            self._break_off()
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        """The table people look at."""
+        if not self._benches:
+            return
+        terminalreporter.section("nriperf")
+        for bench in self._benches:
+            simulated = "  SIMULATED" if bench.simulated else ""
+            terminalreporter.line(f"node {bench.name}: {bench.topology.summary()}{simulated}")
+            if bench.collector_line:
+                terminalreporter.line(bench.collector_line)
+        for text, markup in summary([_summarised(result) for result in self.results]):
+            terminalreporter.line(text, **markup)
+
+    # -------------------------------------------------------------------------------------------------- inside
+
+    def _break_off(self) -> None:
+        for bench in self._benches:
+            bench.broken_off = True
+
+    def _measured(self, measurement: Measurement) -> None:
+        self.results.append(Result(measurement))
+
+    def _judging(self, measurement: Measurement) -> dict[str, Any]:
+        document = measurement.document
+        store = BaselineStore(
+            self.settings.path(self.settings.baselines), document["baseline_node"], simulated=document["simulated"]
+        )
+        return {"store": store, "settings": self.settings, "gated_metrics": self._gated_metrics}
+
+    @property
+    def _gated_metrics(self) -> int:
+        return max(1, self.config.stash.get(COLLECTED, Collected()).gated_metrics)
+
+    def _refuse_workers(self) -> None:
+        count = os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")
+        if hasattr(self.config, "workerinput") and count != "1":
+            pytest.fail(
+                f"{count} pytest-xdist workers would measure on one node at the same time and spoil each other; "
+                "run without -n (or with -n 1), or one pytest a node",
+                pytrace=False,
+            )
+
+    def _write(self, text: str) -> None:
+        if self._reporter is not None:
+            self._reporter.write(text, flush=True)
+
+    def _fresh_line(self) -> None:
+        if self._reporter is not None:
+            self._reporter.ensure_newline()
+
+
+def _summarised(result: Result) -> MeasurementSummary:
+    """A result as the terminal shows it: gated metrics with their verdicts, else the usual ones."""
+    measurement = result.measurement
+    document = measurement.document
+    verdicts: Mapping[str, Verdict] = {v.metric: v for v in result.judged.verdicts} if result.judged else {}
+    lines = []
+    for name in [*verdicts, *(name for name in SHOWN if name not in verdicts)]:
+        metric = measurement.metric(name)
+        low, high = metric.spread
+        spread = (high - low) / 2 / metric.value if len(metric.per_run) > 1 and metric.value else None
+        stored = result.judged is not None and bool(result.judged.stored)
+        verdict = verdicts.get(name)
+        note = "stored" if stored and verdict is not None and verdict.outcome == "missing" else ""
+        lines.append(MetricLine(name, metric.value, metric.unit, spread, verdict, note))
+    remarks = [text for text in (result.judged.stored, result.judged.refused) if text] if result.judged else []
+    return MeasurementSummary(
+        test=str(document["test"]),
+        sizes=str(document["balloon"]["sizes"]),
+        model=str(document["model"]["choice"]),
+        runs=len(measurement.runs),
+        path=_short(str(measurement.path)),
+        lines=lines,
+        failures=measurement.failures,
+        simulated=bool(document["simulated"]),
+        remarks=remarks,
+        warnings=[text for text in measurement.warnings if "pooled" not in text],
+    )
+
+
+def _short(path: str) -> str:
+    """The path from here, where that is shorter."""
+    relative = os.path.relpath(path)
+    return relative if len(relative) < len(path) else path
+
+
+def _properties(verdict: Verdict) -> Sequence[tuple[str, object]]:
+    """What reaches JUnit XML of one verdict."""
+    name = f"nriperf.{verdict.metric}"
+    found = [(f"{name}.verdict", verdict.outcome), (name, verdict.now), (f"{name}.unit", verdict.unit)]
+    optional = {"baseline": verdict.baseline, "change": verdict.effect, "p": verdict.p, "mde": verdict.mde}
+    return [*found, *((f"{name}.{key}", value) for key, value in optional.items() if value is not None)]
+
+
+@contextlib.contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """SIGTERM undoes everything as Ctrl-C does, instead of ending the process on the spot."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - a signal handler's arguments
+        raise KeyboardInterrupt("SIGTERM")
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
