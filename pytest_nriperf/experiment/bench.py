@@ -30,7 +30,8 @@ class Balloon:
     grant: Grant
 
     def __str__(self) -> str:
-        return self.grant.placement.sizes_text
+        times = f"{self.replicas} x " if self.replicas > 1 else ""
+        return f"{times}{self.grant.placement.sizes_text}"
 
     @property
     def replicas(self) -> int:

@@ -179,7 +179,7 @@ class Measuring:
                 "asked": self.balloon.spec.as_dict(),
                 "canonical": self.balloon.spec.canonical(),
                 "granted": placement.as_dict(),
-                "sizes": placement.sizes_text,
+                "sizes": str(self.balloon),
                 "mechanism": self.balloon.grant.mechanism,
             },
             "model": {"choice": self.choice.text, "weights": self.choice.weights},

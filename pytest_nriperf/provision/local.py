@@ -54,10 +54,8 @@ class LocalProvisioner:
         return NodeDescription(name="local", allowed=self._allowed, reserved=self._reserved, read=read_local)
 
     @contextlib.contextmanager
-    def session(self, specs: Sequence[BalloonSpec]) -> Iterator[None]:
-        """Hold the machine's lock. Balloons need no preparation here, so `specs` are only placed, to fail early."""
-        for spec in specs:
-            self._place(spec)
+    def session(self, specs: Sequence[BalloonSpec]) -> Iterator[None]:  # noqa: ARG002 - the seam's signature
+        """Hold the machine's lock; balloons need no preparation here."""
         with node_lock("local"):
             yield
 
