@@ -22,9 +22,11 @@ from pytest_nriperf.baselines.store import WINDOW
 from pytest_nriperf.baselines.verdict import Gate, Outcome, Verdict, differences
 from pytest_nriperf.stats import (
     NO_SPREAD,
+    Look,
     SessionSpread,
     Shift,
     arrangements,
+    plan_looks,
     session_means,
     shift_of_runs,
 )
@@ -96,6 +98,14 @@ def judge(
     known = Knowledge(noise or {}, spreads or {}, across)
     level = alpha if look is None else look
     return [_judge_metric(now, baseline, _blank(now, gate, alpha, test), level, known) for gate in gates]
+
+
+def looks(baseline: Baseline | None, gates: Sequence[Gate], least: int, most: int, alpha: float) -> tuple[Look, ...]:
+    """When to look while runs come in, and at what level; fixed before the first run. Empty without a baseline."""
+    recent = () if baseline is None else baseline.sessions[-WINDOW:]
+    counts = [sum(len(one.values(gate.metric)) for one in recent) for gate in gates]
+    known = min((count for count in counts if count), default=0)
+    return plan_looks(least, most, known, alpha) if known else ()
 
 
 def _judge_metric(

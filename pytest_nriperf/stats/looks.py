@@ -9,6 +9,7 @@ alike than that, so the rate can only be lower.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
@@ -47,6 +48,15 @@ def plan_looks(least: int, most: int, baseline: int, alpha: float) -> tuple[Look
         if not blind:
             return looks
         counts = [count for count in counts if count != blind[0]]
+
+
+def level_at(looks: Sequence[Look], runs: int) -> float | None:
+    """The level at which `runs` runs are judged: that of the last planned look they reach, None before the first.
+
+    >>> level_at((Look(5, 0.01), Look(8, 0.04)), 6), level_at((Look(5, 0.01),), 4)
+    (0.01, None)
+    """
+    return next((look.alpha for look in reversed(looks) if look.runs <= runs), None)
 
 
 def _counts(least: int, most: int) -> list[int]:
