@@ -21,7 +21,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--node", default="local", metavar="NODE", help="local, or a simulated one: sim:2s64c2t-snc2")
-    where.add_argument("--sysfs", type=Path, metavar="DIR", help="a node described by this sysfs tree")
+    where.add_argument("--sysfs", type=Path, metavar="DIR|FILE", help="the node of a sysfs tree or snapshot")
     parser.add_argument(
         "--balloon",
         type=str,

@@ -44,8 +44,8 @@ def allowed_cpus() -> frozenset[int]:
     return frozenset(os.sched_getaffinity(0))
 
 
-def read_topology(sysfs: Path = Path("/sys"), *, name: str = "local") -> Topology:
-    """The topology that a sysfs tree describes. Raises TopologyError naming the file that is missing or odd."""
+def folder_reader(sysfs: Path) -> Read:
+    """A reader of the files of a sysfs tree. Raises TopologyError when there is no such folder."""
     if not sysfs.is_dir():
         raise TopologyError(f"{sysfs} is no folder", "give the folder of a sysfs tree, for example /sys")
 
@@ -55,7 +55,7 @@ def read_topology(sysfs: Path = Path("/sys"), *, name: str = "local") -> Topolog
         except OSError:
             return None
 
-    return read_topology_from(read, name=name)
+    return read
 
 
 def read_topology_from(read: Read, *, name: str = "local") -> Topology:
