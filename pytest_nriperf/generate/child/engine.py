@@ -68,12 +68,18 @@ class Engine:
         """Make a prompt ready: a text, or a number of tokens to make up."""
         raise NotImplementedError
 
+    def check(self, tokens: int, max_new_tokens: int) -> None:
+        """Raise EngineError when a prompt of this length and so many new tokens do not fit the model."""
+
     def recorder(self, rows: int) -> Recorder:
         """A recorder that counts this engine's events."""
         raise NotImplementedError
 
     def generate(self, inputs: Sequence[Input], max_new_tokens: int, recorder: Recorder, request: int) -> None:
-        """Generate exactly `max_new_tokens` for each input, calling `recorder.put` for the prompt and each event."""
+        """Generate exactly `max_new_tokens` for each input, calling `recorder.put` for the prompt and each event.
+
+        An engine that has to arrange its inputs first sets `recorder.submit_ns` anew when it has.
+        """
         raise NotImplementedError
 
     def decode(self, recorder: Recorder, row: int) -> tuple[str, list[int]]:

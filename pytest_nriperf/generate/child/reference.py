@@ -60,7 +60,7 @@ def multiply_rate(multiply: Callable[[], tuple[str, int]], deadline_ns: int) -> 
     """What was multiplied, and floating point operations per second (median over the products)."""
     what, _ = multiply()
     rates: list[float] = []
-    while not rates or time.perf_counter_ns() < deadline_ns:
+    while len(rates) < 5 or time.perf_counter_ns() < deadline_ns:
         before = time.perf_counter_ns()
         _, operations = multiply()
         rates.append(operations / max(1, time.perf_counter_ns() - before) * 1e9)

@@ -69,6 +69,8 @@ class Requests:
         self._work = work
         encode = self._engine.encode
         self._prompts = [(str(p["prompt_id"]), encode(p.get("text"), p.get("tokens"))) for p in prompts]
+        for _, ready in self._prompts:
+            self._engine.check(ready.tokens, int(work["max_new_tokens"]))
         warmup = int(work["warmup"])
         if warmup:
             warmup = max(warmup, int(work["concurrency"])) * self._engine.batch
@@ -93,6 +95,7 @@ class Requests:
     def single(self, prompt: dict[str, Any], max_new_tokens: int) -> tuple[Input, Recorder]:
         """One request beside the others, not reported."""
         ready = self._engine.encode(prompt.get("text"), prompt.get("tokens"))
+        self._engine.check(ready.tokens, max_new_tokens)
         recorder = self._engine.recorder(1)
         recorder.submit_ns = time.perf_counter_ns()
         self._engine.generate([ready], max_new_tokens, recorder, next(self._single))

@@ -123,7 +123,13 @@ class Worker:
             output=self._output,
         )
         self._reporter.say("loading the model")
-        engine: Engine = getattr(importlib.import_module(module), name)(setting)
+        try:
+            engine: Engine = getattr(importlib.import_module(module), name)(setting)
+        except ImportError as error:
+            raise EngineError(
+                f"model {setting.location}: {error} (Python {sys.version.split()[0]}, {sys.executable})",
+                "install torch and transformers where the worker runs, or name another Python",
+            ) from error
         model = self._slots.run(0, engine.load).result()
         self._engine = engine
         self._requests = Requests(engine, self._slots, self._reporter)
