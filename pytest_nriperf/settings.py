@@ -97,11 +97,13 @@ class Settings:
     """Everything that can be set, with its default. Field names are the keys of the configuration file.
 
     `floor` (share): a shift smaller than this nobody cares about. `tolerance` (share): what counts as the same.
-    `reserved`: CPUs of this machine that balloons never get, as a list.
+    `reserved`: CPUs of this machine that balloons never get, as a list. `forced_model` wins over what marks say,
+    `model` is used where they say nothing.
     """
 
     node: str = "local"
     model: str = ""
+    forced_model: str = ""
     dtype: str = ""
     runs: RunPlan = field(default_factory=RunPlan)
     out: str = ".nriperf"
@@ -150,7 +152,9 @@ class Settings:
             close = difflib.get_close_matches(unknown[0], known, 1)
             raise SettingsError(
                 f"[tool.nriperf] has no setting {unknown[0]!r}",
-                f"did you mean {close[0]!r}?" if close else f"known are {', '.join(sorted(known - {'root'}))}",
+                f"did you mean {close[0]!r}?"
+                if close
+                else f"known are {', '.join(sorted(known - {'root', 'forced_model'}))}",
             )
         return replace(self, **{key: _convert(key, value) for key, value in values.items() if value is not None})
 

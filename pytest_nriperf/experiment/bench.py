@@ -144,13 +144,12 @@ class Bench:
         return None
 
     def model(self, text: str, dtype: str, weights: str) -> ModelChoice:
-        """The chosen model: `text` from a mark, else the session's settings."""
-        return parse_model(
-            text or self.settings.model or "smollm2",
-            dtype=dtype or self.settings.dtype,
-            weights=weights,
-            base=self.settings.root,
-        )
+        """The chosen model: `--nri-model`, else `text` of a mark, else the configuration's, else smollm2."""
+        settings = self.settings
+        if settings.forced_model:
+            return parse_model(settings.forced_model, weights=weights, base=settings.root)
+        chosen = text or settings.model or "smollm2"
+        return parse_model(chosen, dtype=dtype or settings.dtype, weights=weights, base=settings.root)
 
     def _collectors(self, profile: NodeProfile | None) -> tuple[list[Collector], str]:
         if self.simulated:

@@ -179,7 +179,7 @@ class Measuring:
                 "asked": self.balloon.spec.as_dict(),
                 "canonical": self.balloon.spec.canonical(),
                 "granted": placement.as_dict(),
-                "sizes": str(self.balloon),
+                "sizes": placement.sizes_text,
                 "mechanism": self.balloon.grant.mechanism,
             },
             "model": {"choice": self.choice.text, "weights": self.choice.weights},

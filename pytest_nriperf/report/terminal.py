@@ -66,6 +66,8 @@ def summary(measurements: Sequence[MeasurementSummary]) -> Iterator[tuple[str, d
             yield from ((f"      {format_text(text)}", {}) for text in _beneath(line))
         if each.failures:
             yield f"      {each.failures} requests failed; they are not in the figures", {"yellow": True}
+        if any(line.verdict and line.verdict.outcome == "missing" and not line.note for line in each.lines):
+            yield "      no baseline yet: store one with --nri-accept missing, or later with `nriperf accept`", {}
         yield from ((f"      {format_text(text)}", {}) for text in each.remarks)
         yield from ((f"      warning: {format_text(text)}", {"yellow": True}) for text in each.warnings)
 
@@ -95,7 +97,7 @@ def _aligned(cells: Sequence[str], widths: Sequence[int]) -> list[str]:
 
 def _beneath(line: MetricLine) -> Iterator[str]:
     verdict = line.verdict
-    if verdict is None or verdict.outcome == "same" or line.note:
+    if verdict is None or verdict.outcome in ("same", "missing"):
         return
     if verdict.reason:
         yield verdict.reason
@@ -163,14 +165,15 @@ class ProgressLine:
         if stage.phase == "done":
             self._end()
             return
-        if not self._open:
-            self._fresh_line()
-            self._open = True
-            self._shown_s = None if self._terminal else now
+        if self._shown_s is None and not self._terminal:
+            self._shown_s = now
         pause = 0.1 if self._terminal else QUIET_EVERY_S
         if self._shown_s is not None and now - self._shown_s < pause:
             return
         self._shown_s = now
+        if not self._open:
+            self._fresh_line()
+            self._open = True
         text = stage_text(stage)
         if self._terminal:
             width = shutil.get_terminal_size().columns - 1
@@ -182,6 +185,7 @@ class ProgressLine:
         if self._open and self._terminal:
             self._write("\r\x1b[2K")
         self._open = False
+        self._shown_s = None
 
     def clear(self) -> None:
         """Leave no half line behind, also after an error."""

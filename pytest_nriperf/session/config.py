@@ -13,7 +13,11 @@ if TYPE_CHECKING:
 # Option name, its metavar, help. The ini twin is nri_<name with underscores>.
 OPTIONS: tuple[tuple[str, str, str], ...] = (
     ("node", "LIST", "where to run: local (default), sim:SHAPE, node profiles, Kubernetes nodes; several = an axis"),
-    ("model", "MODEL", "smollm2 (default), org/name, a folder, file.gguf, dummy:..., sim:..., openai:URL"),
+    (
+        "model",
+        "MODEL",
+        "instead of what the marks say: smollm2, org/name, a folder, file.gguf, dummy:..., sim:..., openai:URL",
+    ),
     ("runs", "N|N..M", "independent runs a measurement (default 5); a range stops when the gate is settled"),
     ("out", "DIR", "where recordings go (default .nriperf)"),
     ("baselines", "DIR", "where baselines are (default 'baselines' beside the ini file)"),
@@ -55,6 +59,7 @@ def session_settings(config: pytest.Config) -> Settings:
             key = name.replace("-", "_")
             value = config.getoption(f"nri_{key}")
             values[key] = config.getini(f"nri_{key}") if value is None else value
+        values["forced_model"] = values.pop("model")
         try:
             config.stash[SETTINGS] = read_settings(config.rootpath).with_values(values)
         except UsageError as error:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
+import textwrap
 import threading
 from collections.abc import Generator as Steps
 from collections.abc import Iterator, Mapping, Sequence
@@ -218,7 +220,8 @@ class NriSession:
             simulated = "  SIMULATED" if bench.simulated else ""
             terminalreporter.line(f"node {bench.name}: {bench.topology.summary()}{simulated}")
             if bench.collector_line:
-                terminalreporter.line(bench.collector_line)
+                for line in textwrap.wrap(bench.collector_line, shutil.get_terminal_size().columns - 2):
+                    terminalreporter.line(line)
         for text, markup in summary([_summarised(result) for result in self.results]):
             terminalreporter.line(text, **markup)
 
@@ -252,12 +255,34 @@ class NriSession:
             )
 
     def _write(self, text: str) -> None:
-        if self._reporter is not None:
-            self._reporter.write(text, flush=True)
+        with self._seen() as reporter:
+            reporter.write(text, flush=True)
 
     def _fresh_line(self) -> None:
-        if self._reporter is not None:
-            self._reporter.ensure_newline()
+        with self._seen() as reporter:
+            reporter.ensure_newline()
+
+    @contextlib.contextmanager
+    def _seen(self) -> Iterator[Any]:
+        """The terminal, while pytest does not capture what is written to it."""
+        capture: Any = self.config.pluginmanager.get_plugin("capturemanager")
+        if self._reporter is None or self.config.get_verbosity() < 0:
+            yield _Nowhere()
+        elif capture is None:
+            yield self._reporter
+        else:
+            with capture.global_and_fixture_disabled():
+                yield self._reporter
+
+
+class _Nowhere:
+    """Where progress goes when nobody wants to see it (pytest -q)."""
+
+    def write(self, text: str, *, flush: bool) -> None:
+        """Forget it."""
+
+    def ensure_newline(self) -> None:
+        """Nothing to end."""
 
 
 def _summarised(result: Result) -> MeasurementSummary:
@@ -277,7 +302,7 @@ def _summarised(result: Result) -> MeasurementSummary:
     remarks = [text for text in (result.judged.stored, result.judged.refused) if text] if result.judged else []
     return MeasurementSummary(
         test=str(document["test"]),
-        sizes=str(document["balloon"]["sizes"]),
+        sizes=_sizes(document["balloon"]),
         model=str(document["model"]["choice"]),
         runs=len(measurement.runs),
         path=_short(str(measurement.path)),
@@ -287,6 +312,12 @@ def _summarised(result: Result) -> MeasurementSummary:
         remarks=remarks,
         warnings=[text for text in measurement.warnings if "pooled" not in text],
     )
+
+
+def _sizes(balloon: Mapping[str, Any]) -> str:
+    """What was allocated and what could be used of it."""
+    replicas = len(balloon["granted"]["replicas"])
+    return f"{replicas} × {balloon['sizes']}" if replicas > 1 else str(balloon["sizes"])
 
 
 def _short(path: str) -> str:
