@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from pathlib import Path
 
 from pytest_nriperf.collect.machine import MachineWatch
 from pytest_nriperf.collect.reading import Files
@@ -14,8 +15,8 @@ from pytest_nriperf.seams import Availability, CounterRow, Target
 NEEDED = {
     "/proc/self/schedstat": "run-queue wait",
     "/proc/self/numa_maps": "place of pages",
-    "/proc/pressure/cpu": "pressure",
-    "/sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq": "CPU frequency",
+    "/proc/pressure": "pressure",
+    "/sys/devices/system/cpu/cpu0/cpufreq": "CPU frequency",
     "/sys/devices/system/cpu/cpu0/thermal_throttle": "thermal throttling",
 }
 
@@ -37,7 +38,9 @@ class ProcCollector:
         """Whether /proc is there; what this kernel leaves out."""
         if not self._files.exists("/proc/stat"):
             return Availability(False, missing=("/proc/stat does not exist",))
-        missing = tuple(f"{what} ({path} is absent)" for path, what in NEEDED.items() if not self._files.exists(path))
+        missing = tuple(
+            f"{what} (no {Path(path).name})" for path, what in NEEDED.items() if not self._files.exists(path)
+        )
         return Availability(True, gives=("scheduling", "faults", "throttling", "steal", "NUMA counts"), missing=missing)
 
     def start(self, target: Target) -> Iterable[CounterRow]:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Sequence
 
+from pytest_nriperf.collect.energy import EnergyCollector
 from pytest_nriperf.collect.pcm import PcmCollector
+from pytest_nriperf.collect.perf import PerfCollector
 from pytest_nriperf.collect.proc import ProcCollector
+from pytest_nriperf.collect.resctrl import ResctrlCollector
 from pytest_nriperf.errors import CollectorError, UsageError
 from pytest_nriperf.seams import Availability, Collector
 
@@ -14,6 +17,9 @@ from pytest_nriperf.seams import Availability, Collector
 COLLECTORS: dict[str, Callable[[str, bool], Collector]] = {
     "proc": lambda _url, _here: ProcCollector(),
     "pcm": lambda url, here: PcmCollector(url, here=here),
+    "perf": lambda _url, _here: PerfCollector(),
+    "resctrl": lambda _url, _here: ResctrlCollector(),
+    "energy": lambda _url, _here: EnergyCollector(),
 }
 # What reaches another node from here; the others read files of the machine that they run on.
 REMOTE = ("pcm",)
