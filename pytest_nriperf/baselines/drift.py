@@ -13,7 +13,7 @@ from pytest_nriperf.baselines.verdict import Verdict
 REFERENCE = "reference."
 # The reference load that limits a metric: prefill multiplies matrices, decoding reads the weights from memory.
 _LIMITED_BY = {"ttft": "matrix_product"}
-_WORDS = {"memory_read": "memory bandwidth", "matrix_product": "matrix product"}
+_WORDS = {"memory_bandwidth": "memory bandwidth", "matrix_product": "matrix product"}
 # One-sided level at which a reference counts as moved, each way; and the least move that matters.
 REFERENCE_ALPHA = 0.005
 REFERENCE_FLOOR = 0.02
@@ -31,16 +31,16 @@ class Disturbance:
 # Fixed before any run is seen: a rule chosen after the fact can prove anything.
 DISTURBANCES = (
     Disturbance("steal_share", 0.01, "steal {:.1%} of CPU time"),
-    Disturbance("cpu_pressure_share", 0.05, "CPU pressure {:.1%} of the run"),
-    Disturbance("throttled_share", 0.0, "thermal or power throttling in {:.1%} of the run"),
-    Disturbance("cgroup_throttled_share", 0.0, "CPU quota throttling in {:.1%} of the run"),
+    Disturbance("waiting_share", 0.05, "engine waited for a CPU {:.1%} of its time"),
+    Disturbance("quota_share", 0.0, "CPU quota throttled it {:.1%} of the run"),
+    Disturbance("thermal_throttles", 0.0, "thermal throttling, {:.0f} times"),
 )
 
 
 def disturbances(facts: Mapping[str, float], limits: Mapping[str, float] = MappingProxyType({})) -> tuple[str, ...]:
     """What was wrong with a run, in words; empty when nothing. `limits` moves single limits.
 
-    >>> disturbances({"steal_share": 0.04, "cpu_pressure_share": 0.01})
+    >>> disturbances({"steal_share": 0.04, "waiting_share": 0.01})
     ('steal 4.0% of CPU time',)
     """
     return tuple(
@@ -65,7 +65,7 @@ def guarded(verdict: Verdict, moved: Mapping[str, Verdict]) -> Verdict:
     if not named or verdict.outcome not in ("worse", "better", "same", "unknown"):
         return verdict
     changes = ", ".join(f"{_WORDS.get(name, name)} {one.effect:+.0%}" for name, one in sorted(named.items()))
-    name = _LIMITED_BY.get(split_metric(verdict.metric)[0], "memory_read")
+    name = _LIMITED_BY.get(split_metric(verdict.metric)[0], "memory_bandwidth")
     limiting = named.get(name) or next(iter(named.values()))
     return replace(
         verdict,

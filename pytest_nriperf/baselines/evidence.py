@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pytest_nriperf.baselines.conditions import reference_loads, run_facts
+from pytest_nriperf.baselines.drift import disturbances
 from pytest_nriperf.baselines.sessions import BaselineKey, MetricRuns, SessionRecord
 from pytest_nriperf.baselines.verdict import Gate
 from pytest_nriperf.errors import RecordingError
@@ -67,17 +69,18 @@ def read_evidence(path: Path) -> list[Evidence]:
 def session_record(measurement: Measurement) -> SessionRecord:
     """The measurement reduced to a few statistics per metric and run."""
     document = measurement.document
+    facts = document.get("runs") or {}
+    repeated = {int(run) for run, fact in facts.items() if fact.get("repeated")}
     metrics = {
-        name: MetricRuns(METRICS[name].unit, METRICS[name].better, _statistics(runs))
+        name: MetricRuns(METRICS[name].unit, METRICS[name].better, _statistics(runs, repeated))
         for name, runs in measurement.per_run_statistics().items()
         if runs
     }
     for name, metric in measurement.pcm.items():
         values = zip(metric.runs, metric.per_run, strict=True)
-        runs = {run: {"median": value} for run, value in values if math.isfinite(value)}
+        runs = {run: {"median": value} for run, value in values if math.isfinite(value) and run not in repeated}
         if runs:
             metrics[name] = MetricRuns(metric.unit, metric.better, runs)
-    facts = document.get("runs") or {}
     return SessionRecord(
         session=measurement.path.parent.name,
         time=str(document["time"]),
@@ -85,8 +88,8 @@ def session_record(measurement: Measurement) -> SessionRecord:
         metrics=metrics,
         commit=str((document.get("suite") or {}).get("commit", "")),
         simulated=bool(document["simulated"]),
-        reference=_reference(facts),
-        remarks={int(run): ", ".join(fact["disturbances"]) for run, fact in facts.items() if fact.get("disturbances")},
+        reference=reference_loads(measurement.counters),
+        remarks=_remarks(measurement, repeated),
     )
 
 
@@ -100,19 +103,19 @@ def baseline_key(document: Mapping[str, Any]) -> BaselineKey:
     )
 
 
-def _reference(facts: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[int, float]]:
-    """Reference loads by name and run, from what the recording says of each run."""
-    found: dict[str, dict[int, float]] = {}
-    for run, fact in facts.items():
-        for name, value in (fact.get("reference") or {}).items():
-            found.setdefault(name, {})[int(run)] = float(value)
-    return found
+def _remarks(measurement: Measurement, repeated: Set[int]) -> dict[int, str]:
+    """What disturbed a run; a run that was repeated for it says so, and its values are left out."""
+    found = {run: ", ".join(disturbances(facts)) for run, facts in run_facts(measurement.counters).items()}
+    told = {run: text for run, text in found.items() if text}
+    return {run: f"{text}; repeated" if run in repeated else text for run, text in sorted(told.items())}
 
 
-def _statistics(runs: Mapping[int, Mapping[str, float]]) -> dict[int, dict[str, float]]:
+def _statistics(runs: Mapping[int, Mapping[str, float]], repeated: Set[int]) -> dict[int, dict[str, float]]:
     """As baselines name them: a rate is its run's median; counts are not statistics."""
     found: dict[int, dict[str, float]] = {}
     for run, values in runs.items():
+        if run in repeated:
+            continue
         kept = {"median" if name == "rate" else name: value for name, value in values.items() if name != "n"}
         found[run] = {name: value for name, value in kept.items() if math.isfinite(value)}
     return found

@@ -315,7 +315,10 @@ def _blank(now: Sequence[SessionRecord], gate: Gate, alpha: float, test: str) ->
     name, _ = split_metric(gate.metric)
     kind = next((record.metrics[name] for record in now if name in record.metrics), None)
     remarks = tuple(
-        f"run {run} of {record.session}: {text}" for record in now for run, text in sorted(record.remarks.items())
+        f"disturbed runs of {record.session}: "
+        + ", ".join(f"{run} ({text})" for run, text in sorted(record.remarks.items()))
+        for record in now
+        if record.remarks
     )
     return Verdict(
         metric=gate.metric,

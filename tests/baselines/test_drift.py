@@ -18,7 +18,7 @@ def record(
     day: int, factor: float = 1.0, bandwidth: float = 1.0, remarks: dict[int, str] | None = None
 ) -> SessionRecord:
     runs = {run: {"median": value * factor} for run, value in enumerate(STEADY)}
-    reference = {"memory_read": {run: 1e10 * bandwidth * value for run, value in enumerate(STEADY)}}
+    reference = {"memory_bandwidth": {run: 1e10 * bandwidth * value for run, value in enumerate(STEADY)}}
     return SessionRecord(
         f"s{day:03}",
         f"2026-11-{day:03}",
@@ -70,12 +70,12 @@ def test_without_drift_the_anchor_is_only_told() -> None:
 
 def test_remarks_on_runs_are_always_reported() -> None:
     found = verdict(record(20, remarks={2: "steal 4.0% of CPU time"}), FOUR)
-    assert found.warnings == ("run 2 of s020: steal 4.0% of CPU time",)
+    assert found.warnings == ("disturbed runs of s020: 2 (steal 4.0% of CPU time)",)
 
 
 def test_disturbances_follow_rules_fixed_beforehand() -> None:
     assert disturbances({"steal_share": 0.005}) == ()
-    assert disturbances({"throttled_share": 0.1}) == ("thermal or power throttling in 10.0% of the run",)
+    assert disturbances({"thermal_throttles": 3}) == ("thermal throttling, 3 times",)
     assert disturbances({"steal_share": 0.005}, {"steal_share": 0.001}) == ("steal 0.5% of CPU time",)
 
 
