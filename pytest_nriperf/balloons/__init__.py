@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pytest_nriperf.balloons.placing import place
+from pytest_nriperf.balloons.placing import most_replicas, place
 from pytest_nriperf.balloons.spec import BalloonSpec, Placement, ReplicaPlacement
 
-__all__ = ["BalloonSpec", "Placement", "ReplicaPlacement", "place"]
+__all__ = ["BalloonSpec", "Placement", "ReplicaPlacement", "most_replicas", "place"]

@@ -33,23 +33,44 @@ def place(
     element names as text as the balloons policy does, `"numeric"` by their numbers. Raises SpecError for sizes that do
     not divide, PlacementError with numbers and what would fit.
     """
-    if missing := spec.boot_needed(topology):
-        mode = "SNC off" if topology.snc == 1 else f"SNC-{topology.snc}"
-        raise PlacementError(f"node {topology.name} is booted with {mode}", missing)
-    allowed, reserved = frozenset(allowed), frozenset(reserved)
-    sizes = resolve_sizes(spec, topology, allowed, reserved)
-    tree = cpu_tree(topology, ties)
-    free = tree.mask((allowed & topology.online) - reserved)
-    attempt = _Attempt(spec, topology, tree, sizes, free)
+    attempt = _attempt(spec, topology, frozenset(allowed), frozenset(reserved), ties)
     masks = attempt.run()
     if masks is None:
         raise _refusal(attempt)
     return Placement(
         spec=spec,
-        cpus=sizes.cpus,
-        replicas=tuple(_replica(spec, topology, tree, mask) for mask in masks),
+        cpus=attempt.sizes.cpus,
+        replicas=tuple(_replica(spec, topology, attempt.tree, mask) for mask in masks),
         topology=topology.name,
     )
+
+
+def most_replicas(
+    spec: BalloonSpec,
+    topology: Topology,
+    *,
+    allowed: Iterable[int],
+    reserved: Iterable[int] = frozenset(),
+    ties: str = "upstream",
+) -> int:
+    """How many replicas of the size that `place` would give fit on the node."""
+    attempt = _attempt(spec, topology, frozenset(allowed), frozenset(reserved), ties)
+    if attempt.sizes.as_is:
+        return 1
+    attempt.sizes = replace(attempt.sizes, replicas=len(topology.cpus) + 1)
+    attempt.run()
+    return len(attempt.masks)
+
+
+def _attempt(
+    spec: BalloonSpec, topology: Topology, allowed: frozenset[int], reserved: frozenset[int], ties: str
+) -> _Attempt:
+    if missing := spec.boot_needed(topology):
+        mode = "SNC off" if topology.snc == 1 else f"SNC-{topology.snc}"
+        raise PlacementError(f"node {topology.name} is booted with {mode}", missing)
+    sizes = resolve_sizes(spec, topology, allowed, reserved)
+    tree = cpu_tree(topology, ties)
+    return _Attempt(spec, topology, tree, sizes, tree.mask((allowed & topology.online) - reserved))
 
 
 def _replica(spec: BalloonSpec, topology: Topology, tree: CpuTree, mask: int) -> ReplicaPlacement:

@@ -7,7 +7,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from pytest_nriperf.balloons import BalloonSpec, Placement, place
+from pytest_nriperf.balloons import BalloonSpec, Placement, most_replicas, place
 from pytest_nriperf.balloons.tree import TIES
 from pytest_nriperf.cli.topology import find_node
 from pytest_nriperf.report.map import draw, draw_replicas, machine_map
@@ -30,7 +30,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help=f"the balloon mark's arguments, for example {EXAMPLE}; left out: one replica on all CPUs",
     )
     parser.add_argument("--allowed", metavar="CPUS", help="CPUs that may be given, else all that we may use")
-    parser.add_argument("--reserved", default="", metavar="CPUS", help="CPUs to keep for the system")
+    parser.add_argument("--reserved", metavar="CPUS", help="CPUs to keep for the system, else those of the settings")
     parser.add_argument("--ties", choices=TIES, default="upstream", help="order of equal choices (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
 
@@ -38,17 +38,20 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Place the balloon and print it. Exit status 0; a balloon that does not fit raises PlacementError."""
     spec = BalloonSpec.parse(options.balloon)
-    topology, allowed = find_node(options.node, options.sysfs)
-    if options.allowed is not None:
-        allowed = parse_cpus(options.allowed)
-    reserved = parse_cpus(options.reserved)
+    node = find_node(options.node, options.sysfs)
+    topology = node.topology
+    allowed = node.allowed if options.allowed is None else parse_cpus(options.allowed)
+    reserved = node.reserved if options.reserved is None else parse_cpus(options.reserved)
     placement = place(spec, topology, allowed=allowed, reserved=reserved, ties=options.ties)
+    most = most_replicas(spec, topology, allowed=allowed, reserved=reserved, ties=options.ties)
     machine = machine_map(topology, placement, allowed=allowed, reserved=reserved)
     if options.json:
-        print(json.dumps({**placement.as_dict(), "sizes": placement.sizes_text, "map": machine.as_dict()}, indent=1))
+        facts = {**placement.as_dict(), "sizes": placement.sizes_text, "most_replicas": most, "map": machine.as_dict()}
+        print(json.dumps(facts, indent=1))
         return 0
     print(draw(machine))
-    print(f"\n{describe(placement, topology)}\n{draw_replicas(placement, topology)}")
+    print(f"\n{describe(placement, topology)}\nroom for {most} such replica{'s' if most > 1 else ''}\n")
+    print(draw_replicas(placement, topology))
     return 0
 
 
@@ -59,7 +62,7 @@ def describe(placement: Placement, topology: Topology) -> str:
     each = "" if count == 1 else f"{count} replicas x ({placement.sizes_text}) = "
     shared = _shared_cores(placement, topology)
     note = f"\n{shared} cores are shared by replicas: one thread each" if shared else ""
-    return f"balloon {placement.spec.canonical()}\n{each}{total}{note}\n"
+    return f"balloon {placement.spec.canonical()}\n{each}{total}{note}"
 
 
 def _shared_cores(placement: Placement, topology: Topology) -> int:

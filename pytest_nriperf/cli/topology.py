@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pytest_nriperf.errors import UsageError
 from pytest_nriperf.report.map import draw, draw_distances, machine_map
+from pytest_nriperf.settings import read_settings
 from pytest_nriperf.topology import Topology, allowed_cpus, read_topology, simulated_topology, write_snapshot
-from pytest_nriperf.units import format_bytes
+from pytest_nriperf.units import format_bytes, format_cpus
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,15 +33,26 @@ def run(options: argparse.Namespace) -> int:
     """Print the topology, or pack it into a snapshot. Exit status 0."""
     if options.snapshot is not None:
         return _pack(options)
-    topology, allowed = find_node(options.node, options.sysfs)
+    node = find_node(options.node, options.sysfs)
     if options.json:
-        facts = {"summary": topology.summary(), "snc": topology.snc, "allowed": sorted(allowed), **topology.as_dict()}
-        print(json.dumps(facts, indent=1))
+        print(json.dumps(_facts(node), indent=1))
         return 0
-    print(draw(machine_map(topology, allowed=allowed)))
-    if distances := draw_distances(topology):
+    print(draw(machine_map(node.topology, allowed=node.allowed, reserved=node.reserved)))
+    if distances := draw_distances(node.topology):
         print(f"\n{distances}")
     return 0
+
+
+def _facts(node: PlannedNode) -> dict[str, Any]:
+    topology = node.topology
+    return {
+        "summary": topology.summary(),
+        "snc": topology.snc,
+        "threads_per_core": topology.threads_per_core,
+        "allowed": format_cpus(node.allowed),
+        "reserved": format_cpus(node.reserved),
+        **topology.as_dict(),
+    }
 
 
 def _pack(options: argparse.Namespace) -> int:
@@ -55,12 +69,26 @@ def _pack(options: argparse.Namespace) -> int:
     return 0
 
 
-def find_node(node: str, sysfs: Path | None) -> tuple[Topology, frozenset[int]]:
-    """A node's topology and the CPUs that may be used there."""
+@dataclass(frozen=True)
+class PlannedNode:
+    """A node that can be planned for: its topology, the CPUs that may be given, those of them that are kept back."""
+
+    topology: Topology
+    allowed: frozenset[int]
+    reserved: frozenset[int] = frozenset()
+
+
+def find_node(node: str, sysfs: Path | None) -> PlannedNode:
+    """This machine (reserved CPUs from the settings of the current folder), a simulated node, a tree or a snapshot."""
     if sysfs is not None:
         topology = read_topology(sysfs, name=str(sysfs))
-        return topology, topology.online
+        return PlannedNode(topology, topology.online)
     if node == "local":
-        return read_topology(), allowed_cpus()
-    topology = simulated_topology(node)
-    return topology, topology.online
+        return PlannedNode(read_topology(), allowed_cpus(), read_settings(Path.cwd()).reserved)
+    if node.startswith("sim:"):
+        topology = simulated_topology(node)
+        return PlannedNode(topology, topology.online)
+    raise UsageError(
+        f"node {node!r} is neither local nor simulated",
+        "pack its topology there with: nriperf topology --snapshot FILE, and read it here with: --sysfs FILE",
+    )

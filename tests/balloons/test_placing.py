@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from pytest_nriperf.balloons import BalloonSpec, Placement, place
+from pytest_nriperf.balloons import BalloonSpec, Placement, most_replicas, place
 from pytest_nriperf.errors import PlacementError, SpecError
 from pytest_nriperf.topology import Topology, simulated_topology
 from pytest_nriperf.units import format_cpus, parse_cpus
@@ -40,7 +40,7 @@ def test_the_cpus_are_those_of_the_balloons_policy(case: dict[str, object]) -> N
     spec = BalloonSpec.parse(str(case["balloon"]))
     expected = case["replicas"]
     assert isinstance(expected, list)
-    reserved = parse_cpus(str(case["reserved"]))
+    reserved = parse_cpus(str(case["reserved"])) | parse_cpus(str(case.get("taken", "")))
     if case.get("refused"):
         with pytest.raises(PlacementError, match=f"replica {len(expected) + 1} of {spec.replicas}"):
             place(spec, topology, allowed=topology.online, reserved=reserved)
@@ -178,6 +178,25 @@ def test_without_a_mark_one_replica_gets_every_cpu_that_may_be_used(node: str, d
     assert [replica.allocated for replica in placement.replicas] == [allowed]
     assert placement.replicas[0].visible == allowed
     assert placement.cpus == len(allowed)
+
+
+@settings(max_examples=60, deadline=None)
+@given(requests())
+def test_the_most_replicas_fit_and_one_more_does_not(
+    request_: tuple[BalloonSpec, Topology, frozenset[int], frozenset[int]],
+) -> None:
+    spec, topology, allowed, reserved = request_
+    try:
+        spec = spec.resolve(topology, allowed, reserved)
+    except (PlacementError, SpecError):
+        assume(False)
+    most = most_replicas(spec, topology, allowed=allowed, reserved=reserved)
+    arguments = spec.as_dict()
+    if most:
+        granted = place(BalloonSpec(**{**arguments, "replicas": most}), topology, allowed=allowed, reserved=reserved)
+        assert len(granted.replicas) == most
+    with pytest.raises(PlacementError):
+        place(BalloonSpec(**{**arguments, "replicas": most + 1}), topology, allowed=allowed, reserved=reserved)
 
 
 # ------------------------------------------------------------------------------------------------------- hyperthreads

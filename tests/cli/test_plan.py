@@ -33,6 +33,20 @@ def test_cores_that_replicas_share_are_counted(capsys: pytest.CaptureFixture[str
     assert "4 cores are shared by replicas" in capsys.readouterr().out
 
 
+def test_a_plan_says_how_many_replicas_there_is_room_for(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["plan", "--node", "sim:2s4c2t", "--balloon", "cpus=4,replicas=2"])
+    assert "room for 4 such replicas" in capsys.readouterr().out
+
+
+def test_reserved_cpus_come_from_the_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "nriperf.toml").write_text('reserved = "0"\n')
+    monkeypatch.chdir(tmp_path)
+    assert main(["topology", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["reserved"] == "0"
+
+
 def test_only_allowed_cpus_are_planned(capsys: pytest.CaptureFixture[str]) -> None:
     main(["plan", "--node", "sim:1s8c2t", "--balloon", "cpus=4", "--allowed", "4-7,12-15", "--json"])
     assert json.loads(capsys.readouterr().out)["replicas"][0]["allocated"] == "4-5,12-13"
@@ -44,6 +58,7 @@ def test_only_allowed_cpus_are_planned(capsys: pytest.CaptureFixture[str]) -> No
         (["--node", "sim:1s2c", "--balloon", "cpus=4"], 3, "what fits: 2 CPUs"),
         (["--node", "sim:1s2c2t", "--balloon", "cpus=3"], 2, "nearest sizes are 2 and 4"),
         (["--node", "sim:1s2c", "--balloon", "cpu=4"], 2, "did you mean 'cpus'"),
+        (["--node", "xeon1"], 2, "nriperf topology --snapshot FILE"),
         (["--node", "sim:oops"], 2, "for example sim:2s64c2t-snc2"),
         (["--node", "sim:1s2c", "--allowed", "x"], 2, "no number or range"),
     ],
