@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 PYTHON ?= python3.11
 STAMP := $(VENV)/installed
 
-.PHONY: help perf test check bench format clean
+.PHONY: help perf test tools check bench format clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -20,8 +20,11 @@ $(STAMP): pyproject.toml constraints.txt
 perf: $(STAMP) ## measure a real language model on this machine and judge it
 	$(BIN)/python -m pytest perf_suites
 
-test: $(STAMP) ## run the tests
+test: $(STAMP) tools ## run the tests
 	$(BIN)/python -m pytest tests
+
+tools: ## install the programs that some tests need (as root on Debian), else name them
+	@.ci/tools
 
 check: $(STAMP) ## format, lint, types, architecture, tests
 	$(BIN)/ruff format --check .
