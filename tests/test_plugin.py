@@ -326,3 +326,19 @@ def test_a_suite_that_does_not_use_us_hears_nothing_of_us(pytester: pytest.Pytes
     result = pytester.runpytest_subprocess()
     result.assert_outcomes(passed=1)
     assert "nriperf" not in "".join(line for line in result.outlines if not line.startswith("plugins:"))
+
+
+def test_verdicts_are_left_for_machines_and_for_a_jobs_page(
+    suite: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(suite.path / "page.md"))
+    run(suite, "--nri-accept=missing", "--nri-runs=6")
+    configure(suite, speed=1.5)
+    result = run(suite, "--nri-runs=6", "--nri-json=out/verdicts.json", "--nri-summary=out/summary.md")
+    document = json.loads((suite.path / "out/verdicts.json").read_text())
+    assert document["counts"]["worse"] >= 1
+    assert document["simulated"] is True
+    assert "SIMULATED" in (suite.path / "out/summary.md").read_text()
+    assert "🔴 worse" in (suite.path / "page.md").read_text()
+    assert any(line.startswith("::error file=test_") for line in result.outlines)

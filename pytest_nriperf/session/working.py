@@ -34,6 +34,7 @@ from pytest_nriperf.provision import provisioner_for
 from pytest_nriperf.report.terminal import MeasurementSummary, MetricLine, ProgressLine, failure_message, summary
 from pytest_nriperf.seams import Generator, ModelChoice
 from pytest_nriperf.session.config import COLLECTED, CURRENT, SESSION, session_settings
+from pytest_nriperf.session.outputs import write_outputs
 from pytest_nriperf.settings import Settings
 from pytest_nriperf.stats import suite_share
 
@@ -135,7 +136,7 @@ class NriSession:
 
         def generator(choice: ModelChoice) -> Generator:
             made: Generator | None = hook.pytest_nriperf_generator(choice=choice, node=node)
-            return made or make_generator(choice)
+            return made or make_generator(choice, reference=choice.kind != "sim")
 
         bench = Bench(
             provisioner or provisioner_for(node, self.settings),
@@ -224,6 +225,10 @@ class NriSession:
                     terminalreporter.line(line)
         for text, markup in summary([_summarised(result) for result in self.results]):
             terminalreporter.line(text, **markup)
+        verdicts = [verdict for result in self.results if result.judged for verdict in result.judged.verdicts]
+        nodes = dict.fromkeys(str(result.measurement.document["baseline_node"]) for result in self.results)
+        for line in write_outputs(verdicts, self.settings, os.environ, node=", ".join(nodes)):
+            terminalreporter.line(line)
 
     # -------------------------------------------------------------------------------------------------- inside
 

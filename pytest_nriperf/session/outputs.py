@@ -1,0 +1,45 @@
+"""What a session leaves for machines and job pages: `--nri-json`, `--nri-summary`, a GitHub job's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from pytest_nriperf.baselines import Verdict
+from pytest_nriperf.errors import SettingsError
+from pytest_nriperf.report.document import verdict_document
+from pytest_nriperf.report.markdown import markdown_summary, workflow_annotations
+from pytest_nriperf.settings import Settings
+
+# GitHub cuts a step's summary off at 1 MiB, and shows ten annotations of a kind.
+LARGEST_SUMMARY = 1 << 20
+
+
+def write_outputs(
+    verdicts: Sequence[Verdict], settings: Settings, environment: Mapping[str, str], *, node: str
+) -> Iterator[str]:
+    """Write the files that were asked for and yield lines for the terminal: annotations, and where the files are.
+
+    In a GitHub job the summary is also added to the job's page, and verdicts become annotations.
+    """
+    if settings.json:
+        yield _written(settings.path(settings.json), verdict_document(verdicts, node=node) + "\n", "verdicts")
+    text = markdown_summary(verdicts, node=node)
+    if settings.summary:
+        yield _written(settings.path(settings.summary), text, "summary")
+    if not verdicts:
+        return
+    if environment.get("GITHUB_STEP_SUMMARY"):
+        with Path(environment["GITHUB_STEP_SUMMARY"]).open("a", encoding="utf-8") as file:
+            file.write(text.encode()[:LARGEST_SUMMARY].decode(errors="ignore"))
+    if environment.get("GITHUB_ACTIONS") == "true":
+        yield from workflow_annotations(verdicts, fail_on=settings.fail_on)
+
+
+def _written(path: Path, text: str, what: str) -> str:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise SettingsError(f"{what}: {path} cannot be written ({error.strerror})", "name another file") from error
+    return f"{what} written to {path}"
