@@ -59,7 +59,7 @@ def resolve_sizes(spec: BalloonSpec, topology: Topology, allowed: frozenset[int]
     cpus = _portable(spec, topology, available, usable, replicas) // unit * unit
     if cpus < unit:
         raise PlacementError(
-            f"node {topology.name}: cpus={spec.cpus or 'all'!r} of its {len(available)} CPUs to give "
+            f"node {topology.name}: cpus={spec.cpus or _size_left_out(spec)!r} of its {len(available)} CPUs to give "
             f"({format_cpus(available)}) is less than {_unit_text(spec)}",
             "ask for more, or allow more CPUs",
         )
@@ -123,7 +123,7 @@ def _portable(
 
     "numa" and "socket" are the largest size that every one of the replicas gets in a NUMA node or socket of its own.
     """
-    size = spec.cpus or "all"
+    size = spec.cpus or _size_left_out(spec)
     nodes = _counts(spec, topology, usable, [topology.node_cpus(n) for n in topology.cpu_nodes])
     sockets = _counts(spec, topology, usable, [topology.socket_cpus(s) for s in topology.sockets])
     if size == "numa":
@@ -139,6 +139,13 @@ def _portable(
     if spec.numa == "socket" and cpus <= _nth_largest(sockets, replicas):
         return min(cpus, _nth_largest(_equal_parts(spec, topology, usable), replicas))
     return cpus
+
+
+def _size_left_out(spec: BalloonSpec) -> str:
+    """What a request without `cpus` means: all that its NUMA rule leaves to one replica."""
+    if spec.numa == "single" or spec.replicas == "numa":
+        return "numa"
+    return "socket" if spec.numa == "socket" else "all"
 
 
 def _equal_parts(spec: BalloonSpec, topology: Topology, usable: frozenset[int]) -> list[int]:

@@ -29,8 +29,9 @@ class BalloonSpec:
     """What a test asks for. Valid once built: raises SpecError naming the argument and its value.
 
     `cpus` are ALLOCATED logical CPUs per replica: a number, `"numa"`, `"socket"`, `"all"` or a share such as `"25%"` of
-    what the node can allocate; None is every CPU that the test may use, as it is. `replicas` may be `"numa"`: one
-    inside each NUMA node. `snc` is the sub-NUMA mode that the node must be booted in (1 = off).
+    what the node can allocate; None is all that `numa` leaves to a replica, with nothing else asked every CPU that
+    the test may use, as it is. `replicas` may be `"numa"`: one inside each NUMA node. `snc` is the sub-NUMA mode that
+    the node must be booted in (1 = off).
 
     >>> BalloonSpec(cpus=16, hyperthreads="hidden").canonical()
     'cpus=16,hyperthreads=hidden'

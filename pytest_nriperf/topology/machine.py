@@ -166,11 +166,7 @@ class Topology:
     @cached_property
     def _memory_of(self) -> dict[int, int]:
         with_memory = [node.id for node in self.nodes if node.memory_bytes != 0]
-        nearest = {}
-        for node in self.nodes:
-            candidates = [node.id] if node.id in with_memory or not with_memory else with_memory
-            nearest[node.id] = min(candidates, key=lambda other, node=node: (node.distances.get(other, 255), other))  # type: ignore[misc]
-        return nearest
+        return {node.id: _nearest(node, with_memory) for node in self.nodes}
 
     @cached_property
     def threads_per_core(self) -> int:
@@ -256,6 +252,13 @@ class Topology:
                 f"this is no description of a topology: {type(error).__name__}: {error}",
                 "write it with Topology.as_dict",
             ) from error
+
+
+def _nearest(node: NumaNode, candidates: list[int]) -> int:
+    """The candidate at the least distance, the node itself when it is one or when there is none."""
+    if node.id in candidates or not candidates:
+        return node.id
+    return min(candidates, key=lambda other: (node.distances.get(other, 255), other))
 
 
 def _count(number: int, noun: str) -> str:

@@ -3,6 +3,8 @@ from __future__ import annotations
 from itertools import product
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pytest_nriperf.balloons import BalloonSpec, place
 from pytest_nriperf.balloons.allocator import Cpus, allocate, best, pick
@@ -25,6 +27,50 @@ def machine(packages: int, dies: int, nodes: int, cores: int, threads: int) -> T
         tuple(cpus),
         tuple(NumaNode(n, frozenset(cpu.id for cpu in cpus if cpu.node == n)) for n in numbers),
     )
+
+
+def plainly_best(
+    topology: Topology, usable: frozenset[int], current: frozenset[int], count: int, *, balancing: bool
+) -> frozenset[int]:
+    """The policy's rule written down without any short cut: every element of every level, compared by its key."""
+    elements: dict[tuple[str, ...], set[int]] = {}
+    for cpu in topology.cpus:
+        first = min(topology.siblings(cpu.id))
+        die = f"p{cpu.socket}d{cpu.die}"
+        node = f"{die}n{cpu.node}"
+        core = f"{node}cpu{first}"
+        path = ("system", f"p{cpu.socket}", die, node, f"{node}${cpu.l2}", core, f"{core}t{cpu.id}")
+        for depth in range(1, len(path) + 1):
+            elements.setdefault(path[:depth], set()).add(cpu.id)
+
+    def key(path: tuple[str, ...]) -> tuple[object, ...]:
+        above = [elements[path[:depth]] for depth in range(1, len(path) + 1)]
+        held = [-len(current & cpus) for cpus in above]
+        free = [len(usable & cpus) * (-1 if balancing else 1) for cpus in above]
+        return -len(path), held, free, path[-1]
+
+    fitting = [path for path, cpus in elements.items() if len(cpus & usable) >= count]
+    return usable & elements[min(fitting, key=key)]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.sampled_from([(2, 1, 2, 3, 2), (2, 2, 1, 2, 2), (1, 1, 1, 12, 1), (3, 1, 1, 4, 3), (1, 2, 2, 2, 1)]),
+    st.data(),
+    st.booleans(),
+)
+def test_the_best_element_is_that_of_the_rule_without_short_cuts(
+    shape: tuple[int, int, int, int, int], data: st.DataObject, balancing: bool
+) -> None:
+    topology = machine(*shape)
+    cpus = sorted(topology.online)
+    usable = data.draw(st.frozensets(st.sampled_from(cpus), min_size=1))
+    current = data.draw(st.frozensets(st.sampled_from(cpus), max_size=4)) - usable
+    count = data.draw(st.integers(1, len(usable)))
+    tree = cpu_tree(topology)
+    mask = tree.mask(usable)
+    found = best(tree.root, mask, mask, tree.mask(current), count, balancing=balancing)
+    assert tree.cpus(found) == plainly_best(topology, usable, current, count, balancing=balancing)
 
 
 @pytest.fixture

@@ -30,6 +30,10 @@ from pytest_nriperf.units import parse_cpus
         ("cpus=numa,hyperthreads=spread", "", 8, 1),
         ("cpus=numa,hyperthreads=hidden", "", 16, 1),
         ("hyperthreads=hidden", "", 128, 1),
+        ("numa=single", "0,64", 16, 1),
+        ("replicas=numa", "0,64", 14, 8),
+        ("numa=socket", "0,64", 64, 1),
+        ("numa=all", "0,64", 112, 1),
         ("cpus=4,replicas=numa", "0-7,64-71", 4, 7),
     ],
 )
