@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_nriperf.errors import UsageError
-from pytest_nriperf.report.map import draw, draw_distances, machine_map
+from pytest_nriperf.report.map import draw, draw_distances, draw_facts, machine_map
 from pytest_nriperf.settings import read_settings
 from pytest_nriperf.topology import Topology, allowed_cpus, read_topology, simulated_topology, write_snapshot
 from pytest_nriperf.units import format_bytes, format_cpus
@@ -38,6 +38,7 @@ def run(options: argparse.Namespace) -> int:
         print(json.dumps(_facts(node), indent=1))
         return 0
     print(draw(machine_map(node.topology, allowed=node.allowed, reserved=node.reserved)))
+    print(f"\n{draw_facts(node.topology, node.allowed, node.reserved)}")
     if distances := draw_distances(node.topology):
         print(f"\n{distances}")
     return 0

@@ -261,6 +261,32 @@ def draw_replicas(placement: Placement, topology: Topology) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
+def draw_facts(topology: Topology, allowed: frozenset[int], reserved: frozenset[int]) -> str:
+    """What the map cannot show: how siblings are numbered, who shares a cache, which CPUs are special."""
+    pairs = [cpus for cpus in topology.cores().values() if len(cpus) > 1]
+    facts = [
+        ("siblings", ", ".join("+".join(map(str, cpus)) for cpus in pairs[:3]) + (", ..." if len(pairs) > 3 else "")),
+        ("L2", _caches(topology, "l2")),
+        ("L3", _caches(topology, "l3")),
+        ("offline", format_cpus(topology.offline)),
+        ("isolated", format_cpus(topology.isolated & topology.online)),
+        ("allowed", "" if allowed >= topology.online else f"{len(allowed)} CPUs: {format_cpus(allowed)}"),
+        ("reserved", format_cpus(reserved & topology.online)),
+    ]
+    return "\n".join(_shorten(f"{name:<9}  {text}", WIDTH) for name, text in facts if text)
+
+
+def _caches(topology: Topology, level: str) -> str:
+    groups: dict[int | None, set[int]] = {}
+    for cpu in topology.cpus:
+        groups.setdefault(getattr(cpu, level), set()).add(cpu.core)
+    if None in groups:
+        return "unknown"
+    sizes = sorted({len(cores) for cores in groups.values()})
+    cores = f"{sizes[0]} core{'s' if sizes[0] > 1 else ''}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]} cores"
+    return f"{len(groups)} x {cores}"
+
+
 def draw_distances(topology: Topology) -> str:
     """The table of distances between NUMA nodes as the firmware states them; empty for one node."""
     nodes = [node for node in topology.nodes if node.distances]

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_nriperf.balloons import BalloonSpec, place
-from pytest_nriperf.report.map import WIDTH, draw, draw_distances, draw_replicas, machine_map
-from pytest_nriperf.topology import Cpu, Topology, simulated_topology
+from pytest_nriperf.report.map import WIDTH, draw, draw_distances, draw_facts, draw_replicas, machine_map
+from pytest_nriperf.topology import Cpu, NumaNode, Topology, simulated_topology
 
 DATA = Path(__file__).parents[1] / "data" / "map.txt"
 
@@ -70,6 +70,28 @@ def test_memory_only_nodes_and_distances_are_shown() -> None:
     assert "NUMA node 3  64 GiB  memory only, nearest to NUMA node 1" in draw(machine_map(topology))
     assert draw_distances(topology).splitlines()[1].split() == ["node", "0", "10", "21", "22", "31"]
     assert draw_distances(simulated_topology("sim:1s2c")) == ""
+
+
+def test_siblings_caches_and_special_cpus_are_told() -> None:
+    base = simulated_topology("sim:1s8c2t-l3x4")
+    topology = Topology(base.name, base.cpus, base.nodes, offline=frozenset({16}), isolated=frozenset({2, 3}))
+    assert draw_facts(topology, frozenset(range(10)), frozenset({0})).splitlines() == [
+        "siblings   0+8, 1+9, 2+10, ...",
+        "L2         8 x 1 core",
+        "L3         2 x 4 cores",
+        "offline    16",
+        "isolated   2-3",
+        "allowed    10 CPUs: 0-9",
+        "reserved   0",
+    ]
+
+
+def test_unknown_caches_are_not_counted() -> None:
+    topology = Topology("t", (Cpu(0, 0, 0, 0, 0, 0),), (NumaNode(0, frozenset({0})),))
+    assert draw_facts(topology, topology.online, frozenset()).splitlines() == [
+        "L2         unknown",
+        "L3         unknown",
+    ]
 
 
 def test_dies_are_named_when_there_are_several() -> None:
