@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pytest_nriperf.balloons import Placement
 from pytest_nriperf.baselines import OUTCOMES, Verdict
 from pytest_nriperf.metrics import METRICS, Measurement
 from pytest_nriperf.recording import read_json
@@ -104,19 +105,18 @@ class Part:
     warnings: tuple[str, ...]
     itl: Floats
     topology: Topology | None = None
+    placement: Placement | None = None
     sweep: bool = False
+
+    @property
+    def short(self) -> str:
+        """A name for legends and maps: the cell in words, else the test."""
+        return self.row.name if self.sweep else self.name
 
     @property
     def simulated(self) -> bool:
         """Whether no real machine was measured."""
         return self.row.simulated
-
-    @property
-    def granted(self) -> list[Mapping[str, Any]]:
-        """Per replica the CPUs it had: `allocated`, `visible`, `memory_nodes`."""
-        granted = self.document.get("balloon", {}).get("granted", [])
-        replicas = granted.get("replicas", []) if isinstance(granted, Mapping) else granted
-        return [replica for replica in replicas if isinstance(replica, Mapping)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,13 +221,13 @@ def make_part(measurement: Measurement, session: Mapping[str, Any]) -> Part:
     test = str(document.get("test", measurement.path.name))
     name = test.rpartition("::")[2]
     topology = _topology(session)
-    granted = document.get("balloon", {}).get("granted", [])
-    replicas = granted.get("replicas", []) if isinstance(granted, Mapping) else granted
+    placement = _placement(document)
+    replicas = placement.replicas if placement else ()
     row = Row(
         cell=cell or {"test": name},
         metrics={name: tuple(measurement.metric(name).per_run) for name in SHOWN},
-        cpus=sum(len(replica.get("allocated", ())) for replica in replicas),
-        visible=sum(len(replica.get("visible", ())) for replica in replicas),
+        cpus=sum(len(replica.allocated) for replica in replicas),
+        visible=sum(len(replica.visible) for replica in replicas),
         node_cpus=len(topology.online) if topology else 0,
         where=_where(document, topology),
         simulated=bool(document.get("simulated")),
@@ -243,6 +243,7 @@ def make_part(measurement: Measurement, session: Mapping[str, Any]) -> Part:
         measurement.warnings,
         np.sort(measurement.itl.samples),
         topology,
+        placement,
         sweep=bool(cell),
     )
 
@@ -254,6 +255,11 @@ def _where(document: Mapping[str, Any], topology: Topology | None) -> dict[str, 
     where["model"] = str(document.get("model", {}).get("choice") or document.get("model", {}).get("name", "-"))
     where["session"] = str(document.get("session", ""))
     return where
+
+
+def _placement(document: Mapping[str, Any]) -> Placement | None:
+    granted = document.get("balloon", {}).get("granted")
+    return Placement.from_dict(granted) if isinstance(granted, Mapping) and "replicas" in granted else None
 
 
 def _topology(session: Mapping[str, Any]) -> Topology | None:

@@ -77,7 +77,7 @@ def distribution(parts: Sequence[Part], points: int = 400) -> Figure:
         share = _shares(part.itl.size, points)
         values = np.quantile(part.itl, share) / scale
         traces.append(
-            _line(index, part.name, values, 100 * share, markers=False)
+            _line(index, part.short, values, 100 * share, markers=False)
             | {"hovertemplate": f"%{{y:.2f}} % within %{{x:.4g}} {unit}<extra></extra>"}
         )
     layout = _layout("Distribution of inter-token latency", f"inter-token latency, {unit}", "share of tokens within, %")
@@ -135,7 +135,7 @@ def _knees(curves: Sequence[Curve], scale: float) -> list[dict[str, Any]]:
 
 
 def front_plot(cells: Sequence[FrontCell]) -> Figure:
-    """Latency against throughput of every cell; size and hover tell the CPUs, a ring the front."""
+    """Latency against throughput of every cell; size and hover tell the CPUs, filled marks the front."""
     latency, latency_unit = _scale([cell.row.value("tpot") for cell in cells], "s")
     groups: dict[str, list[FrontCell]] = {}
     for cell in cells:
@@ -144,18 +144,13 @@ def front_plot(cells: Sequence[FrontCell]) -> Figure:
     most = max((cell.row.cpus for cell in cells), default=1)
     for index, (name, group) in enumerate(sorted(groups.items())):
         traces.append(_points(index, name, group, latency, most))
-    winners = [cell for cell in cells if cell.on_front]
-    traces.append(
-        _points(0, "on the front", winners, latency, most)
-        | {"marker": {"symbol": "circle-open", "size": 16, "color": "@text", "line": {"width": 2}}, "hoverinfo": "skip"}
-        | {"hovertemplate": None, "text": None}
-    )
     layout = _layout(
-        "Stream latency, node throughput and CPUs: the larger the mark, the more CPUs",
+        "Stream latency, node throughput and CPUs (filled: on the front; the larger, the more CPUs)",
         f"time per output token, {latency_unit} (less is better)",
         "node throughput, token/s (more is better)",
     )
     layout["xaxis"]["type"] = layout["yaxis"]["type"] = "log"
+    layout["height"] = 500
     return {"data": traces, "layout": layout}
 
 
@@ -167,10 +162,10 @@ def _points(index: int, name: str, cells: Sequence[FrontCell], scale: float, mos
         "x": [cell.row.value("tpot") / scale for cell in cells],
         "y": [cell.row.value("throughput") for cell in cells],
         "marker": {
-            "symbol": SYMBOLS[index % len(SYMBOLS)],
+            "symbol": [SYMBOLS[index % len(SYMBOLS)] + ("" if cell.on_front else "-open") for cell in cells],
             "color": f"@series{index % len(SYMBOLS)}",
-            "size": [5 + 11 * float(np.sqrt(cell.row.cpus / most)) for cell in cells],
-            "opacity": 0.75,
+            "size": [round(6 + 12 * float(np.sqrt(cell.row.cpus / most)), 1) for cell in cells],
+            "line": {"width": 1.5},
         },
         "text": [_point_text(cell) for cell in cells],
         "hovertemplate": "%{text}<br>%{x:.4g} to a token, %{y:.4g} token/s<extra></extra>",
@@ -228,9 +223,9 @@ def _layout(title: str, x: str, y: str) -> dict[str, Any]:
         "font": {"color": "@text", "size": 13, "family": "system-ui, sans-serif"},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
-        "margin": {"l": 60, "r": 15, "t": 45, "b": 50},
+        "margin": {"l": 65, "r": 15, "t": 45, "b": 50},
         "height": 440,
-        "legend": {"orientation": "h", "y": -0.2, "yanchor": "top", "x": 0},
+        "legend": {"orientation": "v", "x": 1.01, "xanchor": "left", "y": 1, "yanchor": "top"},
         "hoverlabel": {"bgcolor": "@panel", "font": {"color": "@text"}, "bordercolor": "@grid"},
         "showlegend": True,
     }

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -44,7 +46,7 @@ SERIES = ("#0072b2", "#d55e00", "#009e73", "#b3568a", "#8a6d00", "#3f8fc5", "#5f
 BANDS = 8
 RULE = (
     "At most 50,000 dots are drawn at once: all that are in view when they are fewer; else the lowest and the highest "
-    "gap of each of 500 columns of the view, the 15,000 gaps farthest from the median, and a random part of the rest. "
+    "gap of each of 500 columns of the view, the 5,000 gaps farthest from the median, and a random part of the rest. "
     "Zooming in shows more. Dots are drawn in random order, so that no replica hides another; the still picture shows "
     "all."
 )
@@ -205,7 +207,7 @@ class Page:
 
     def _controls(self) -> str:
         parts = self.contents.parts
-        options = "".join(f'<option value="{index}">{escaped(part.name)}</option>' for index, part in enumerate(parts))
+        options = "".join(f'<option value="{index}">{escaped(part.short)}</option>' for index, part in enumerate(parts))
         every = '<option value="-1">all measurements</option>' if len(parts) > 1 else ""
         buttons = "".join(
             f'<button type="button" data-action="{action}">{word}</button>'
@@ -252,7 +254,7 @@ class Page:
                 "time": [float(f"{value:.6f}") for value in strip.time_s],
                 "value": [float(f"{value / scales[strip.name]:.6g}") for value in strip.value],
             }
-            for strip in self.contents.strips
+            for strip in map(thinned_strip, self.contents.strips)
         ]
 
     def _origins(self) -> dict[tuple[int, int], float]:
@@ -271,7 +273,7 @@ class Page:
             "first_s": _packed(gaps.first_s, "<f8"),
             "origin_s": _packed(gaps.origin_s, "<f8"),
             "gap_s": _packed(gaps.gap_s, "<f4"),
-            "names": [part.name for part in self.contents.parts],
+            "names": [part.short for part in self.contents.parts],
             "by": by,
             "clock": clock,
             "unit": {"scale": scale, "name": unit},
@@ -368,6 +370,20 @@ def series_of(keys: NDArray[np.int32]) -> NDArray[np.int64]:
 def strip_scale(strips: Sequence[Strip]) -> tuple[float, str]:
     """Divisor and unit in which all strips of a name read well."""
     return scale_unit(max((float(np.max(np.abs(each.value))) for each in strips), default=1.0), strips[0].unit)
+
+
+def thinned_strip(strip: Strip, most: int = 600) -> Strip:
+    """A long strip by the lowest and the highest reading of each of its pieces, so that no peak is lost."""
+    if len(strip.value) <= most:
+        return strip
+    edges = np.linspace(0, len(strip.value), most // 2 + 1).astype(int)
+    keep = {
+        int(start + place(strip.value[start:end]))
+        for start, end in itertools.pairwise(edges)
+        for place in (np.argmin, np.argmax)
+    }
+    rows = sorted(keep)
+    return replace(strip, time_s=strip.time_s[rows], value=strip.value[rows])
 
 
 def _strongest(found: Sequence[Any], most: int = 10) -> list[Any]:

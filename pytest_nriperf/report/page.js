@@ -1,7 +1,7 @@
 'use strict';
 // What the page does once it is there: plots come alive, the dots refine as one zooms in, light and dark.
 (() => {
-  const MOST_DOTS = 50000, COLUMNS = 500, EXTREME = 15000, BANDS = 8, LAYERS = 4;
+  const MOST_DOTS = 50000, COLUMNS = 500, EXTREME = 5000, BANDS = 8, LAYERS = 4;
   const SYMBOLS = ['circle', 'square', 'diamond', 'cross', 'triangle-up', 'x', 'triangle-down', 'star'];
   const SHAPES = ['M8 3a5 5 0 1 0 .01 0', 'M3 3h10v10H3z', 'M8 2l6 6-6 6-6-6z', 'M6 2h4v4h4v4h-4v4H6v-4H2V6h4z', 'M8 2l6 11H2z',
     'M3 5l2-2 3 3 3-3 2 2-3 3 3 3-2 2-3-3-3 3-2-2 3-3z', 'M8 14L2 3h12z', 'M8 1l2 5h5l-4 3 2 6-5-4-5 4 2-6-4-3h5z'];
@@ -19,7 +19,7 @@
     }
     return value;
   };
-  const config = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ['select2d', 'lasso2d'],
+  const config = { responsive: true, displaylogo: false, plotGlPixelRatio: Math.max(1, devicePixelRatio || 1), modeBarButtonsToRemove: ['select2d', 'lasso2d'],
     modeBarButtonsToAdd: [{ name: 'Save as SVG', icon: Plotly.Icons.disk,
       click: (div) => Plotly.downloadImage(div, { format: 'svg', filename: div.id || 'plot', width: 1100, height: 520 }) }] };
 
@@ -27,6 +27,7 @@
   const drawn = new Set();
   const draw = (div) => {
     const figure = themed(store.figures[div.dataset.figure]);
+    if (div.clientWidth < 700) figure.layout.legend = { orientation: 'h', x: 0, y: -0.3 };
     Plotly.react(div, figure.data, figure.layout, config);
     drawn.add(div);
   };
@@ -139,11 +140,11 @@
   // Layers of every group in turn, each dot in a layer by chance: no group lies on top of all others.
   const traces = () => {
     const { shown, count } = choose(groups), column = dots[state.by], sets = [];
-    const layers = groups.names.length > 1 ? LAYERS : 1;
+    const layers = groups.names.length > 8 ? LAYERS / 2 : groups.names.length > 1 ? LAYERS : 1;
     for (let layer = 0; layer < layers; layer++) for (let group = 0; group < groups.names.length; group++) sets.push([]);
     for (const dot of shown) {
       const group = groups.place.get(column[dots.owner[dot]]);
-      sets[(layers === 1 ? 0 : dots.chance[dot] & (LAYERS - 1)) * groups.names.length + group].push(dot);
+      sets[(layers === 1 ? 0 : dots.chance[dot] & (layers - 1)) * groups.names.length + group].push(dot);
     }
     shownDots = sets;
     const size = shown.length < 3000 ? 7 : shown.length < 15000 ? 5 : 3.5;
@@ -157,10 +158,10 @@
   };
 
   const layout = () => {
-    const axis = { gridcolor: colour('grid'), zerolinecolor: colour('grid'), automargin: true };
+    const axis = { gridcolor: colour('grid'), zerolinecolor: colour('grid') };
     const clock = state.clock === 'run' ? 'seconds since the start of the run' : 'seconds since the session\'s first request';
     const made = { font: { color: colour('text'), size: 13, family: 'system-ui, sans-serif' }, paper_bgcolor: 'rgba(0,0,0,0)', plot_bgcolor: 'rgba(0,0,0,0)',
-      margin: { l: 65, r: 15, t: 25, b: 45 }, hovermode: 'closest', dragmode: 'zoom', hoverdistance: 12,
+      margin: { l: 70, r: 15, t: 25, b: 50 }, hovermode: 'closest', dragmode: 'zoom', hoverdistance: 12,
       xaxis: { ...axis, title: { text: clock } },
       yaxis: { ...axis, title: { text: `gap between token events, ${state.unit.name}` }, type: state.log ? 'log' : 'linear' } };
     if (state.range) {
@@ -171,7 +172,10 @@
     return made;
   };
 
-  const refresh = () => Plotly.react(live, traces(), layout(), { ...config, responsive: true }).then(followStrips).then(() => { live.dataset.drawings = String(Number(live.dataset.drawings || 0) + 1); });
+  const refresh = () => Plotly.react(live, traces(), layout(), config).then(() => {
+    live.dataset.drawings = String(Number(live.dataset.drawings || 0) + 1);
+    setTimeout(followStrips, 0);
+  });
 
   const regroup = () => { groups = groupsOf(); state.off.clear(); legend(); };
 
@@ -230,6 +234,7 @@
 
   // ------------------------------------------------------------------ counter strips beneath the dots
   const strips = [...document.querySelectorAll('.strip')];
+  let drawnStrips = '';
   const drawStrips = () => strips.forEach((div) => {
     const mine = store.strips.filter((strip) => strip.key === div.dataset.strip && (state.part < 0 || strip.part === state.part));
     const scopes = [...new Set(mine.map((strip) => strip.scope))];
@@ -240,11 +245,14 @@
         line: { width: 2, color: colour('series' + index % 8), dash: ['solid', 'dash', 'dot', 'dashdot'][index % 4] } };
     });
     const made = layout();
-    Plotly.react(div, lines, { ...made, dragmode: 'pan', height: 190, showlegend: true, legend: { orientation: 'h', y: 1.18, x: 0 }, margin: { l: 65, r: 15, t: 30, b: 40 },
+    Plotly.react(div, lines, { ...made, dragmode: 'pan', height: 190, showlegend: true, legend: { orientation: 'h', y: 1.18, x: 0 }, margin: { l: 70, r: 15, t: 30, b: 45 },
       xaxis: { ...made.xaxis, range: live._fullLayout.xaxis.range.slice() },
-      yaxis: { gridcolor: colour('grid'), rangemode: 'tozero', automargin: true, title: { text: div.dataset.unit } } }, { ...config, displayModeBar: false });
+      yaxis: { gridcolor: colour('grid'), rangemode: 'tozero', title: { text: div.dataset.unit } } }, { ...config, displayModeBar: false });
   });
-  const followStrips = () => drawStrips();
+  const followStrips = () => {
+    const now = `${state.part} ${state.clock} ${root.dataset.theme}`, range = live._fullLayout.xaxis.range.slice();
+    if (drawnStrips !== now) { drawnStrips = now; drawStrips(); } else strips.forEach((div) => Plotly.relayout(div, { 'xaxis.range': range }));
+  };
 
   // ------------------------------------------------------------------ controls, themes, tables
   const wire = () => {
@@ -294,7 +302,12 @@
       state.unit = store.dots.unit;
       regroup();
       stage.classList.add('ready');
-      Plotly.newPlot(live, traces(), layout(), config).then(() => { wire(); drawStrips(); live.dataset.drawings = '1'; root.dataset.live = String(Math.round(performance.now())); });
+      Plotly.newPlot(live, traces(), layout(), config).then(() => {
+        wire();
+        live.dataset.drawings = '1';
+        root.dataset.live = String(Math.round(performance.now()));
+        setTimeout(followStrips, 0);
+      });
     }
     document.querySelectorAll('.plot').forEach((div) => watcher.observe(div));
   };

@@ -1,13 +1,11 @@
-"""Where the replicas lie: sockets, NUMA nodes and cores drawn as a map, one square a core, one half a thread."""
+"""Where the replicas lie: sockets, NUMA nodes and cores drawn as a map, one square a core, one part of it a thread."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
+from pytest_nriperf.balloons import Placement
+from pytest_nriperf.report.map import STATES, Cell, CoreMap, SocketMap, draw_replicas, machine_map
 from pytest_nriperf.report.tables import escaped
 from pytest_nriperf.topology import Topology
-from pytest_nriperf.units import format_cpus
 
 CORE = 22
 GAP = 3
@@ -15,64 +13,62 @@ ACROSS = 16
 HEAD = 18
 
 
-def placement_map(topology: Topology, replicas: Sequence[Mapping[str, Any]], name: str) -> str:
-    """An SVG: threads that a replica sees are filled and numbered, hidden siblings are hatched, others empty."""
-    owner = {cpu: index for index, replica in enumerate(replicas) for cpu in replica.get("allocated", ())}
-    visible = {cpu for replica in replicas for cpu in replica.get("visible", ())}
+def placement_map(topology: Topology, placement: Placement, name: str) -> str:
+    """An SVG: threads that a replica sees are filled and numbered, hidden siblings hatched, all others empty."""
     sockets = []
-    left = 0.0
-    height = 0.0
-    for socket in topology.sockets:
-        body, wide, tall = _socket(topology, socket, owner, visible)
-        sockets.append(f'<g transform="translate({left:.0f} 0)">{body}</g>')
+    left = 0
+    height = 0
+    for socket in machine_map(topology, placement).sockets:
+        body, wide, tall = _socket(socket)
+        sockets.append(f'<g transform="translate({left} 0)">{body}</g>')
         left += wide + 16
         height = max(height, tall)
-    words = "; ".join(_in_words(index, replica) for index, replica in enumerate(replicas))
+    count = len(placement.replicas)
+    words = f"{count} replica{'' if count == 1 else 's'}, each {placement.sizes_text}"
     return (
-        f'<figure class="map"><figcaption>{escaped(name)}</figcaption>'
-        f'<svg viewBox="0 0 {left:.0f} {height:.0f}" width="{left:.0f}" role="img" aria-label="{escaped(words)}" '
+        f'<figure class="map"><figcaption>{escaped(name)} <span class="small">{escaped(words)}</span></figcaption>'
+        f'<svg viewBox="0 0 {left} {height}" width="{left}" role="img" aria-label="{escaped(words)}" '
         f'xmlns="http://www.w3.org/2000/svg">{"".join(sockets)}</svg>'
-        f'<details><summary>in numbers</summary><p class="small">{escaped(words)}</p></details></figure>'
+        f"<details><summary>in numbers</summary><pre>{_in_numbers(topology, placement)}</pre></details></figure>"
     )
 
 
-def _in_words(index: int, replica: Mapping[str, Any]) -> str:
-    allocated, seen = replica.get("allocated", ()), replica.get("visible", ())
-    words = f"replica {index}: {len(allocated)} allocated / {len(seen)} visible, CPUs {format_cpus(seen)}"
-    memory = replica.get("memory_nodes")
-    return words + (f", memory of NUMA node {format_cpus(memory)}" if memory else "")
+def _in_numbers(topology: Topology, placement: Placement) -> str:
+    return "\n".join(escaped(line) for line in draw_replicas(placement, topology).splitlines())
 
 
-def _socket(topology: Topology, socket: int, owner: Mapping[int, int], visible: set[int]) -> tuple[str, float, float]:
-    parts = [f'<text x="0" y="13" class="head">socket {socket}</text>']
-    top = HEAD + 2.0
-    wide = ACROSS * (CORE + GAP) + 16.0
-    for node in topology.socket_nodes(socket):
-        cores = [cpus for cpus in topology.cores().values() if topology.cpu(cpus[0]).node == node]
-        lines = -(-len(cores) // ACROSS)
-        tall = HEAD + lines * (CORE + GAP) + 8
-        parts.append(f'<rect x="0" y="{top:.0f}" width="{wide:.0f}" height="{tall}" class="node" rx="4"/>')
-        parts.append(f'<text x="8" y="{top + 14:.0f}">NUMA node {node}</text>')
-        for index, cpus in enumerate(cores):
-            x = 8 + index % ACROSS * (CORE + GAP)
-            y = top + HEAD + 2 + index // ACROSS * (CORE + GAP)
-            parts.append(_core(cpus, x, y, owner, visible))
+def _socket(socket: SocketMap) -> tuple[str, int, int]:
+    parts = [f'<text x="0" y="13" class="head">socket {socket.socket}</text>']
+    top = HEAD + 2
+    across = min(ACROSS, max(len(node.cores) for node in socket.nodes))
+    wide = max(110, across * (CORE + GAP) + 13)
+    for node in socket.nodes:
+        tall = HEAD + -(-len(node.cores) // across) * (CORE + GAP) + 8
+        parts.append(f'<rect x="1" y="{top}" width="{wide - 2}" height="{tall}" class="node" rx="4"/>')
+        parts.append(f'<text x="8" y="{top + 14}">NUMA node {node.node}</text>')
+        for index, core in enumerate(node.cores):
+            x, y = 8 + index % across * (CORE + GAP), top + HEAD + 2 + index // across * (CORE + GAP)
+            parts.append(_core(core, x, y))
         top += tall + 6
     return "".join(parts), wide, top
 
 
-def _core(cpus: Sequence[int], x: float, y: float, owner: Mapping[int, int], visible: set[int]) -> str:
+def _core(core: CoreMap, x: int, y: int) -> str:
     """A core: its threads side by side; the number of the replica stands on each thread that it sees."""
-    wide = CORE / len(cpus)
-    parts = []
-    for place, cpu in enumerate(cpus):
-        left = x + place * wide
-        replica = owner.get(cpu)
-        kind = "free" if replica is None else f"fill{replica % 8}" if cpu in visible else f"hatch fill{replica % 8}"
-        state = "free" if replica is None else f"replica {replica}" + ("" if cpu in visible else ", hidden")
-        box = f'x="{left:.1f}" y="{y:.0f}" width="{wide:.1f}" height="{CORE}"'
-        parts.append(f'<rect {box} class="{kind}"><title>CPU {cpu}: {state}</title></rect>')
-        if replica is not None and cpu in visible:
-            middle = f'x="{left + wide / 2:.1f}" y="{y + CORE / 2 + 3:.1f}"'
-            parts.append(f'<text {middle} class="on" text-anchor="middle">{replica}</text>')
-    return "".join(parts)
+    wide = CORE / len(core.threads)
+    return "".join(_thread(cell, x + place * wide, y, wide) for place, cell in enumerate(core.threads))
+
+
+def _thread(cell: Cell, x: float, y: int, wide: float) -> str:
+    if cell.cpu is None:
+        return ""
+    kind = cell.state if cell.replica is None else f"fill{cell.replica % 8}"
+    words = STATES[cell.state][1] if cell.replica is None else f"replica {cell.replica}"
+    hidden = cell.state == "hidden"
+    box = f'x="{x:.1f}" y="{y}" width="{wide:.1f}" height="{CORE}"'
+    title = f"CPU {cell.cpu}: {words}{', hidden from the workload' if hidden else ''}"
+    drawn = f'<rect {box} class="{kind}{" hatch" if hidden else ""}"><title>{escaped(title)}</title></rect>'
+    if cell.replica is not None and not hidden:
+        middle = f'x="{x + wide / 2:.1f}" y="{y + CORE / 2 + 3:.1f}"'
+        drawn += f'<text {middle} class="on" text-anchor="middle">{cell.replica}</text>'
+    return drawn

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -40,7 +41,7 @@ def verdict_section(contents: Contents, keep: Keep) -> str:
     badges = "".join(f"<span>{_badge(outcome)} {counts[outcome]}</span>" for outcome in OUTCOMES if counts[outcome])
     reach = _reach(verdicts)
     body = "".join(f"<tr>{_verdict_row(verdict, reach)}</tr>" for verdict in verdicts)
-    header = ("verdict", "metric", "test", "baseline", "now", "change (interval)", "", "runs", "why")
+    header = ("verdict", "metric", "baseline", "now", "change (interval)", "", "runs / base", "why")
     head = "".join(f'<th scope="col">{word}</th>' for word in header)
     keep("verdicts", verdict_table(verdicts))
     return (
@@ -48,8 +49,8 @@ def verdict_section(contents: Contents, keep: Keep) -> str:
         f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
         '<div class="tools"><button type="button" data-table="verdicts" data-kind="csv">CSV</button>'
         '<button type="button" data-table="verdicts" data-kind="markdown">Markdown</button></div>'
-        f'<p class="note">The bars span -{reach:.0%} to +{reach:.0%}; the grey band is the tolerance: a change inside it '
-        "counts as the same.</p>"
+        f'<p class="note">The bars span -{reach:.0%} to +{reach:.0%}; the grey band is the tolerance: a change inside '
+        "it counts as the same. Under the runs: the smallest change that they find with 80 % probability.</p>"
     )
 
 
@@ -94,12 +95,11 @@ def _verdict_row(verdict: Verdict, reach: float) -> str:
         notes.append("machine state: " + "; ".join(map(str, verdict.state_differences)))
     small = "".join(f'<span class="small">{escaped(note)}</span>' for note in notes if note)
     simulated = '<span class="small">SIMULATED</span>' if verdict.simulated else ""
-    detectable = f"detectable {format_percent(verdict.mde)}" if verdict.mde is not None else ""
+    detectable = f"finds {format_percent(verdict.mde)}" if verdict.mde is not None else ""
     change = escaped(format_percent(verdict.effect, signed=True))
     cells = [
         _badge(verdict.outcome) + simulated,
-        escaped(verdict.metric),
-        escaped(verdict.test),
+        f'<b>{escaped(verdict.metric)}</b><span class="small">{breakable(verdict.test)}</span>',
         escaped(format_value(verdict.baseline, verdict.unit)),
         escaped(format_value(verdict.now, verdict.unit)),
         f'{change}<span class="small">{escaped(_interval(verdict))}</span>',
@@ -107,7 +107,17 @@ def _verdict_row(verdict: Verdict, reach: float) -> str:
         f'{verdict.runs} / {verdict.baseline_runs}<span class="small">{escaped(detectable)}</span>',
         escaped(verdict.reason) + small,
     ]
-    return "".join(f"<td>{cell}</td>" for cell in cells)
+    kinds = ("", "test", "short", "short", "short", "", "short", "why")
+    return "".join(f'<td class="{kind}">{cell}</td>' for kind, cell in zip(kinds, cells, strict=True))
+
+
+def breakable(test: str) -> str:
+    """A test's id for HTML that may break where its parts meet.
+
+    >>> breakable("a/b.py::t[x-y]")
+    'a/<wbr>b.py::<wbr>t[<wbr>x-<wbr>y]'
+    """
+    return re.sub(r"(::|[/\[-])", r"\1<wbr>", escaped(test))
 
 
 def _interval(verdict: Verdict) -> str:
@@ -155,16 +165,16 @@ def placement_section(contents: Contents, names: Sequence[str]) -> str:
     """Where replicas lay, of the measurements that the page speaks of; the same placement once."""
     maps: dict[str, tuple[Part, list[str]]] = {}
     for part in contents.parts:
-        if part.topology is None or not part.granted or part.name not in names:
+        if part.topology is None or part.placement is None or part.name not in names:
             continue
-        key = repr([(sorted(r.get("allocated", ())), sorted(r.get("visible", ()))) for r in part.granted])
-        maps.setdefault(key, (part, []))[1].append(part.name)
+        key = repr([(sorted(each.allocated), sorted(each.visible)) for each in part.placement.replicas])
+        maps.setdefault(key, (part, []))[1].append(part.short)
     if not maps:
         return ""
     drawn = [
-        placement_map(part.topology, part.granted, ", ".join(dict.fromkeys(titles)))
+        placement_map(part.topology, part.placement, ", ".join(dict.fromkeys(titles)))
         for part, titles in list(maps.values())[:MOST_MAPS]
-        if part.topology is not None
+        if part.topology is not None and part.placement is not None
     ]
     more = f'<p class="note">{MOST_MAPS} of {len(maps)} placements are drawn.</p>' if len(maps) > MOST_MAPS else ""
     note = (
@@ -265,8 +275,8 @@ def definitions_section(contents: Contents) -> str:
     floors = ", ".join(f"p{percent} {samples}" for percent, samples in ENOUGH_SAMPLES.items())
     rules = (
         "A value is the median over the runs of each run's median (a rate: of each run's rate); a run is a fresh "
-        "engine process. Warm-up requests are left out and counted; failed requests are counted and in no latency. A pooled "
-        f"percentile wants this many samples: {floors}. CPUs allocated are what is paid for, CPUs visible what the "
-        "workload may run on."
+        "engine process. Warm-up requests are left out and counted; failed requests are counted and in no latency. "
+        f"A pooled percentile wants this many samples: {floors}. CPUs allocated are what is paid for, CPUs visible "
+        "what the workload may run on."
     )
     return f'<dl>{items}</dl><p class="note">{escaped(rules)}</p>'

@@ -155,7 +155,12 @@ def wisdom_table(table: WisdomTable) -> TextTable:
         notes = [f"One run a cell: no spread is known; star: the {word} of all."]
     if any(entry.simulated for entry in found):
         notes.append("SIMULATED")
-    return TextTable(table.title, header, rows, tuple(notes), frozenset(range(1, len(header))))
+    return TextTable(_wisdom_title(table), header, rows, tuple(notes), frozenset(range(1, len(header))))
+
+
+def _wisdom_title(table: WisdomTable) -> str:
+    words = {"throughput": "Node throughput", "tpot": "Time per output token", "ttft": "Time to first token"}
+    return words.get(table.metric, table.metric) + table.title.removeprefix(table.metric)
 
 
 def _entry_field(entry: Entry | None, unit: str) -> Field:

@@ -13,8 +13,10 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from pytest_nriperf.balloons import Placement
 from pytest_nriperf.errors import UsageError
 from pytest_nriperf.simulate.llm import ModelSize
+from pytest_nriperf.topology import Topology
 
 Floats = NDArray[np.float64]
 
@@ -134,6 +136,26 @@ class Speed:
     def prefill(self, size: ModelSize, tokens: int) -> float:
         """Seconds until the prompt is digested: arithmetic on all its tokens, the weights read once."""
         return max(self.prefill_s * tokens, size.weight_bytes * self.waste / self.rate) + self.wait_s
+
+
+def machine_of(topology: Topology, off: frozenset[str] = frozenset()) -> Machine:
+    """The server of a topology: its CPUs with the default parts."""
+    return Machine(
+        core_of={cpu.id: cpu.core for cpu in topology.cpus},
+        node_of={cpu.id: cpu.node for cpu in topology.cpus},
+        socket_of={cpu.id: cpu.socket for cpu in topology.cpus},
+        off=off,
+    )
+
+
+def loads_of(placement: Placement, machine: Machine) -> tuple[Load, ...]:
+    """What runs when every replica of a placement does. Unbound memory lies where its threads first touch it."""
+    loads = []
+    for replica in placement.replicas:
+        own = frozenset(machine.node_of[cpu] for cpu in replica.visible)
+        memory = frozenset(replica.memory_nodes) & frozenset(machine.nodes) or own
+        loads.append(Load(replica.visible, memory, interleaved=placement.spec.memory == "interleave"))
+    return tuple(loads)
 
 
 def speeds(machine: Machine, size: ModelSize, loads: Sequence[Load]) -> list[Speed]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from pytest_nriperf.seams import Completion, CounterRow, Prompt, RequestRow, RunData, TokenEvents, Work
+from pytest_nriperf.seams import ClockAnchor, Completion, CounterRow, Prompt, RequestRow, RunData, TokenEvents, Work
 from pytest_nriperf.simulate.llm import ModelSize
 from pytest_nriperf.simulate.machine import Load, Machine, Speed, speeds
 from pytest_nriperf.units import NANOSECONDS
@@ -179,3 +179,29 @@ def prompt_tokens(prompt: Prompt) -> int:
 
 def _batched(load: Load, work: Work) -> Load:
     return replace(load, batch=max(1, min(work.concurrency, work.requests)))
+
+
+class VirtualClock:
+    """The clock of a simulated node: nothing passes but what the model says. Counts the runs of each placement, so
+    that every run has noise of its own, whatever else was measured before.
+
+    `wall_ns` is the wall-clock time at the clock's zero.
+    """
+
+    def __init__(self, wall_ns: int = 0) -> None:
+        self.now_ns = NANOSECONDS
+        self.wall_ns = wall_ns
+        self._runs: dict[str, int] = {}
+
+    def anchor(self) -> ClockAnchor:
+        """Now, on all three clocks."""
+        return ClockAnchor(self.wall_ns + self.now_ns, self.now_ns, self.now_ns)
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass."""
+        self.now_ns += round(seconds * NANOSECONDS)
+
+    def run_number(self, what: str) -> int:
+        """How many runs of this were there before: 0, 1, 2 ..."""
+        self._runs[what] = self._runs.get(what, -1) + 1
+        return self._runs[what]

@@ -71,7 +71,7 @@ def _against_one(rows: Sequence[Row]) -> list[Takeaway]:
     if not _clear(gain):
         return []
     text = (
-        f"{best.name}: {gain[0]:.2g}x node throughput at {speed[0]:.2g}x stream speed, "
+        f"{best.name}: {gain[0]:.3g}x node throughput at {speed[0]:.2g}x stream speed, "
         f"{_share(best)}, against {one.name}"
     )
     return [_takeaway(text, gain, [best, one])]
@@ -102,7 +102,7 @@ def _fewer(rows: Sequence[Row]) -> list[Takeaway]:
     speed = _ratio(rows, most, best, "tpot")
     if best.cpus >= most.cpus or not _clear(speed) or speed[0] < 1:
         return []
-    text = f"one stream is fastest on {best.cpus} CPUs ({best.name}): {speed[0]:.2g}x its speed on {most.cpus}"
+    text = f"one stream is fastest on {best.cpus} CPUs ({best.name}): {speed[0]:.3g}x its speed on {most.cpus}"
     return [_takeaway(text, speed, [best, most])]
 
 
