@@ -6,19 +6,38 @@ import argparse
 import json
 from collections import Counter
 from pathlib import Path
+from textwrap import fill
 
 from pytest_nriperf.balloons import BalloonSpec, Placement, most_replicas, place
 from pytest_nriperf.balloons.tree import TIES
 from pytest_nriperf.cli.topology import find_node
 from pytest_nriperf.report.map import draw, draw_replicas, machine_map
 from pytest_nriperf.topology import Topology
+from pytest_nriperf.topology.simulated import SHAPE_HELP
 from pytest_nriperf.units import parse_cpus
 
 EXAMPLE = "cpus=16,hyperthreads=hidden,numa=single,replicas=4"
+TEACHING = """balloon arguments, NAME=VALUE separated by commas, the default first:
+  cpus          allocated CPUs per replica: a number, numa, socket, all, or a share such as 25%
+  hyperthreads  paired   both threads of cpus/2 cores, all visible
+                spread   one thread of cpus cores; siblings are free for others
+                hidden   both threads of cpus/2 cores, one of each visible: pay 2, take 1
+  numa          any      wherever it fits
+                single   inside one NUMA node
+                socket   equal parts of the NUMA nodes of one socket
+                all      equal parts of all NUMA nodes
+  memory        local (bound to the CPUs' NUMA nodes), any (unbound), interleave
+  replicas      1, a number, or numa: one inside each NUMA node
+  placement     balance (sockets and NUMA nodes in turn), pack (as few as possible)
+  snc           the sub-NUMA mode that the node must be booted in: 1 (off), 2, 3, 4
+
+simulated nodes: """
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = f"{TEACHING}{fill(SHAPE_HELP, 96)}\n\n{parser.epilog}"
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--node", default="local", metavar="NODE", help="local, or a simulated one: sim:2s64c2t-snc2")
     where.add_argument("--sysfs", type=Path, metavar="DIR|FILE", help="the node of a sysfs tree or snapshot")

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
+from pytest_nriperf.balloons import BalloonSpec
 from pytest_nriperf.cli import main
 from pytest_nriperf.topology import Topology, simulated_topology
 from tests.sysfs_tree import sysfs_files, write_tree
@@ -92,3 +94,12 @@ def test_the_topology_as_json_can_be_read_back(capsys: pytest.CaptureFixture[str
 def test_this_machine_can_be_drawn(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["topology"]) == 0
     assert capsys.readouterr().out.startswith("local: ")
+
+
+def test_the_help_teaches_every_argument_of_a_balloon(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["plan", "--help"])
+    out = capsys.readouterr().out
+    for field in fields(BalloonSpec):
+        assert f"\n  {field.name} " in out
+    assert "sim:2s64c2t-snc2" in out
