@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from pytest_nriperf.counters import COUNTERS, counter_views, per_run_counters
 from pytest_nriperf.errors import SpecError
 from pytest_nriperf.recording import Recording, open_recording
 from pytest_nriperf.samples import Floats, Timeline, run_parts, run_samples, timeline
@@ -61,7 +62,7 @@ class MetricName(NamedTuple):
 
 
 def metric_names() -> list[str]:
-    """Every name that a gate may use."""
+    """Every name of METRICS that a gate may use; it may also use those of COUNTERS."""
     suffixes = ["", *(f".{name}" for name in STATISTICS if name != "median")]
     return [base + suffix for base, kind in METRICS.items() for suffix in (suffixes[:1] if kind.rate else suffixes)]
 
@@ -72,11 +73,13 @@ def parse_metric(name: str) -> MetricName:
     >>> parse_metric("ttft"), parse_metric("itl.p95").statistic, parse_metric("throughput").statistic
     (MetricName(base='ttft', statistic='median'), 'p95', 'rate')
     """
-    if name not in metric_names():
-        near = difflib.get_close_matches(name, metric_names(), 3, 0.5) or list(METRICS)
+    names = [*metric_names(), *COUNTERS]
+    if name not in names:
+        near = difflib.get_close_matches(name, names, 3, 0.5) or list(METRICS)
         raise SpecError(f"there is no metric {name!r}", f"write for example {', '.join(near)}")
     base, _, statistic = name.partition(".")
-    return MetricName(base, "rate" if METRICS[base].rate else statistic or "median")
+    rate = base in COUNTERS or METRICS[base].rate
+    return MetricName(base, "rate" if rate else statistic or "median")
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,11 +179,20 @@ class Metric:
 
 
 class CounterMetrics(Mapping[str, Metric]):
-    """Counter metrics of a measurement by name, also as attributes: `measurement.pcm.memory_bandwidth.p50`."""
+    """Counter metrics of a measurement by name, also as attributes: `measurement.pcm.memory_bandwidth.value`.
 
-    def __init__(self, metrics: Mapping[str, Metric] | None = None, source: str = "pcm") -> None:
+    `reasons` says of other names why there is no value.
+    """
+
+    def __init__(
+        self,
+        metrics: Mapping[str, Metric] | None = None,
+        source: str = "pcm",
+        reasons: Mapping[str, str] | None = None,
+    ) -> None:
         self._metrics = dict(metrics or {})
         self._source = source
+        self.reasons = dict(reasons or {})
 
     def __getitem__(self, name: str) -> Metric:
         return self._metrics[name]
@@ -194,7 +206,8 @@ class CounterMetrics(Mapping[str, Metric]):
     def __getattr__(self, name: str) -> Metric:
         if name.startswith("_") or name not in self._metrics:
             there = ", ".join(self._metrics) or "none"
-            raise AttributeError(f"this measurement has no {self._source} metric {name!r}; it has: {there}")
+            why = f" ({self.reasons[name]})" if name in self.reasons else ""
+            raise AttributeError(f"this measurement has no {self._source} metric {name!r}{why}; it has: {there}")
         return self._metrics[name]
 
 
@@ -216,7 +229,7 @@ class Measurement:
     failures: int
     warnings: tuple[str, ...]
     pool: Mapping[str, Samples] = field(repr=False)
-    pcm: CounterMetrics = field(default_factory=CounterMetrics)
+    attached: CounterMetrics | None = field(default=None, repr=False)
 
     @classmethod
     def from_recording(cls, recording: Recording | Path) -> Measurement:
@@ -295,9 +308,11 @@ class Measurement:
 
     def metric(self, name: str) -> Metric:
         """The metric of that name (`ttft`, `itl.p95`, ...). Raises SpecError, with the nearest names, for others."""
-        if name in self.pcm:
+        if name not in METRICS and name in self.pcm:
             return self.pcm[name]
         base, statistic = parse_metric(name)
+        if base in COUNTERS:
+            return _counter_metric(base, self.runs, {})
         kind, pool = METRICS[base], self.pool[base]
         per_run = tuple(each["median" if kind.rate else statistic] for each in pool.statistics)
         return Metric(name, kind.unit, kind.better, self.runs, per_run, pool)
@@ -324,7 +339,25 @@ class Measurement:
 
     def with_pcm(self, metrics: Mapping[str, Metric]) -> Measurement:
         """The same measurement with counter metrics attached."""
-        return replace(self, pcm=CounterMetrics(metrics))
+        return replace(self, attached=CounterMetrics(metrics))
+
+    @cached_property
+    def pcm(self) -> CounterMetrics:
+        """Counter metrics (`counters.COUNTERS`) with a value in some run, from whatever collectors there were."""
+        if self.attached is not None:
+            return self.attached
+        if not len(self.counters):
+            return CounterMetrics()
+        found = per_run_counters(counter_views(self.document, self.runs, self.requests, self.counters))
+        metrics = {name: _counter_metric(name, self.runs, values) for name, values in found.values.items()}
+        reasons = {name: next(iter(each.values())) for name, each in found.reasons.items() if name not in metrics}
+        return CounterMetrics(metrics, reasons=reasons)
+
+
+def _counter_metric(name: str, runs: tuple[int, ...], values: Mapping[int, float]) -> Metric:
+    per_run = tuple(values.get(run, float("nan")) for run in runs)
+    pool = Samples(tuple(np.array([value] if np.isfinite(value) else []) for value in per_run))
+    return Metric(name, COUNTERS[name].unit, COUNTERS[name].better, runs, per_run, pool)
 
 
 def _concurrency(document: Mapping[str, Any]) -> int:

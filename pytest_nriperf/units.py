@@ -148,13 +148,17 @@ def scale_unit(size: float, unit: str) -> tuple[float, str]:
 
     >>> scale_unit(0.05, "s"), scale_unit(3e9, "B/s"), scale_unit(18.0, "token/s")
     ((0.001, 'ms'), (1000000000.0, 'GB/s'), (1.0, 'token/s'))
+    >>> scale_unit(0.31, "share"), scale_unit(3e8, "B/token")
+    ((0.01, '%'), (1000000.0, 'MB/token'))
     """
     if unit == "s":
         for scale, name in ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs")):
             if size >= scale or size == 0:
                 return scale, name
         return 1e-9, "ns"
-    if unit in ("B", "B/s", "Hz", "W", "J"):
+    if unit == "share":
+        return 0.01, "%"
+    if unit in ("B", "B/s", "B/token", "Hz", "W", "J", "J/token"):
         for scale, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
             if size >= scale:
                 return scale, prefix + unit

@@ -23,7 +23,7 @@ LAYERS: list[set[str]] = [
     {"instrument"},
     {"baselines", "sweep", "explain", "simulate"},
     {"metrics", "fingerprint"},
-    {"stats", "samples"},
+    {"stats", "samples", "counters"},
     {"seams", "sessions"},
     {"recording", "balloons"},
     {"topology"},

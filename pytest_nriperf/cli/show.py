@@ -124,7 +124,7 @@ def metric_table(m: Measurement) -> list[str]:
         if name == "icl" and metric.pool is m.itl.pool:
             continue  # every event was one token: the same numbers once more
         rows.append(metric_row(title, metric, pooled=not METRICS[name].rate))
-    rows += [metric_row(format_text(name), metric, pooled=True) for name, metric in m.pcm.items()]
+    rows += [metric_row(format_text(name), metric, pooled=False) for name, metric in m.pcm.items()]
     widths = [max(len(row[column]) for row in rows) for column in range(6)]
     lines = [_aligned(row, widths) for row in rows]
     if any(cell.endswith("?") for row in rows[1:] for cell in row):

@@ -107,7 +107,7 @@ class MachineWatch:
             if cpu in ticks:
                 for name, count in (("busy", ticks[cpu].busy), ("steal", ticks[cpu].steal)):
                     row = self._row(now, f"cpu_{name}_time", count * self._tick_ns, "ns")
-                    yield row._replace(cpu=cpu, replica=replica)
+                    yield row._replace(cpu=cpu, replica=replica, socket=self._target.socket_of_cpu.get(cpu))
 
     def _vmstat(self) -> Iterator[CounterRow]:
         numbers = parse_numbers(self._files.read("/proc/vmstat"), "vmstat")

@@ -1,0 +1,22 @@
+"""Counters of a recording joined with its runs: one value of each counter metric per run, or why there is none."""
+
+from __future__ import annotations
+
+from pytest_nriperf.counters.definitions import COUNTERS, CounterKind
+from pytest_nriperf.counters.runs import RunValues, counter_views, disturbance_facts, per_run_counters
+from pytest_nriperf.counters.series import CounterTable, Series, Undefined, Window
+from pytest_nriperf.counters.view import RunView
+
+__all__ = [
+    "COUNTERS",
+    "CounterKind",
+    "CounterTable",
+    "RunValues",
+    "RunView",
+    "Series",
+    "Undefined",
+    "Window",
+    "counter_views",
+    "disturbance_facts",
+    "per_run_counters",
+]

@@ -1,0 +1,88 @@
+"""From a recording's tables to one value of each counter metric per run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from pytest_nriperf.counters.definitions import COUNTERS
+from pytest_nriperf.counters.roofline import mean_context
+from pytest_nriperf.counters.series import CounterTable, Undefined, Window
+from pytest_nriperf.counters.view import RunView, cpus_of, model_facts
+
+
+@dataclass(frozen=True)
+class RunValues:
+    """Counter metric -> run -> value, where there is one; and metric -> run -> why there is none."""
+
+    values: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
+    reasons: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
+
+
+def per_run_counters(views: Sequence[RunView]) -> RunValues:
+    """Every metric of COUNTERS for each run. A run in which nothing was collected has no values and no reasons."""
+    values: dict[str, dict[int, float]] = {}
+    reasons: dict[str, dict[int, str]] = {}
+    for view in views:
+        if not view.table.names(view.run):
+            continue
+        for name, kind in COUNTERS.items():
+            try:
+                values.setdefault(name, {})[view.run] = kind.value(view)
+            except Undefined as reason:
+                reasons.setdefault(name, {})[view.run] = str(reason)
+    return RunValues({name: found for name, found in values.items() if found}, reasons)
+
+
+def counter_views(
+    document: Mapping[str, Any], runs: Sequence[int], requests: Any, counters: Any | CounterTable
+) -> list[RunView]:
+    """The runs of a recording, from its document and its Arrow tables of requests and counters."""
+    table = counters if isinstance(counters, CounterTable) else CounterTable.from_arrow(counters)
+    visible, siblings = cpus_of(document)
+    facts = model_facts(document)
+    columns = {name: requests[name].to_pylist() for name in ("run", "phase", "status")}
+    numbers = {
+        name: requests[name].fill_null(-1).to_numpy()
+        for name in ("submit_ns", "end_ns", "last_ns", "prompt_tokens", "output_tokens")
+    }
+    number, phase, status = (np.array(columns[name], object) for name in ("run", "phase", "status"))
+    views = []
+    for run in runs:
+        mine = (number == run) & (phase == "measure")
+        if not mine.any():
+            continue
+        end = np.maximum(numbers["end_ns"], numbers["last_ns"])[mine].max()
+        window = Window(int(numbers["submit_ns"][mine].min()), int(end))
+        sound = mine & (status == "ok")
+        work = {name: numbers[name][sound] for name in ("prompt_tokens", "output_tokens")}
+        tokens = int(work["output_tokens"].sum())
+        context = _context(work["prompt_tokens"], work["output_tokens"], tokens)
+        views.append(RunView(table, run, window, tokens, visible, siblings, {**facts, **context}))
+    return views
+
+
+def _context(prompt: Any, output: Any, tokens: int) -> dict[str, float]:
+    """Mean context of all tokens together."""
+    if not tokens:
+        return {}
+    contexts = [mean_context(float(p), float(n)) * float(n) for p, n in zip(prompt, output, strict=True)]
+    return {"context_tokens": sum(contexts) / tokens}
+
+
+def disturbance_facts(values: Mapping[str, float]) -> dict[str, float]:
+    """One run's counter metrics under the names by which runs are found to have been disturbed.
+
+    >>> disturbance_facts({"steal_share": 0.04, "thermal_throttles": 2.0, "ipc": 1.3})
+    {'steal_share': 0.04, 'throttled_share': 1.0}
+    """
+    facts = {
+        "steal_share": values.get("steal_share"),
+        "cpu_pressure_share": values.get("cpu_pressure"),
+        "throttled_share": None if "thermal_throttles" not in values else float(values["thermal_throttles"] > 0),
+        "cgroup_throttled_share": values.get("throttled_time"),
+    }
+    return {name: value for name, value in facts.items() if value is not None}
