@@ -102,7 +102,7 @@ def write_run(
         _part(folder, table, run).unlink(missing_ok=True)
     sync_folder(folder)
     parts = {
-        "counters": _counter_table(run, list(counters)),
+        "counters": counter_table(run, list(counters)),
         "tokens": _token_table(run, tokens),
         "requests": _row_table("requests", run, sorted(requests, key=lambda row: (row.replica, row.request))),
     }
@@ -132,7 +132,8 @@ def _row_table(table: str, run: int, rows: Sequence[Any], **more: Sequence[Any])
     return pa.table(columns, schema=_schema(table))
 
 
-def _counter_table(run: int, rows: Sequence[Any]) -> pyarrow.Table:
+def counter_table(run: int, rows: Sequence[Any]) -> pyarrow.Table:
+    """The readings of one run as the table of counters has them."""
     exact = [_exact(row.value) for row in rows]
     return _row_table("counters", run, rows, value=[float(row.value) for row in rows], value_int=exact)
 
@@ -312,7 +313,21 @@ def open_recording(path: Path) -> Recording:
     started |= {int(run) for run in document.get("runs", {}) if str(run).isdecimal()}
     lost = sorted(started - set(runs))
     warnings = [f"run {run} is unfinished and left out" for run in lost]
+    for run, (successor, reason) in _repeated(document).items():
+        if run in runs and any(later > run for later in runs):
+            runs = tuple(each for each in runs if each != run)
+            warnings.append(f"run {run} was disturbed ({reason}), left out and made again as run {successor}")
     return Recording(folder, document, runs, tuple(warnings))
+
+
+def _repeated(document: Mapping[str, Any]) -> dict[int, tuple[int, str]]:
+    """Run that was disturbed and made again -> the run that took its place, what was wrong."""
+    found = {run: facts for run, facts in document.get("runs", {}).items() if str(run).isdecimal()}
+    return {
+        int(run): (facts["repeated"], ", ".join(map(str, facts.get("disturbances", ()))))
+        for run, facts in found.items()
+        if isinstance(facts, dict) and isinstance(facts.get("repeated"), int)
+    }
 
 
 def finished_runs(folder: Path) -> tuple[int, ...]:

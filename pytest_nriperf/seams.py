@@ -152,6 +152,19 @@ class Work:
     timeout_s: float = 600.0
 
 
+@dataclass(frozen=True)
+class EngineOptions:
+    """How the engines of a run are started, beside the model.
+
+    `python` is the interpreter on the node (empty: the provisioner's choice), `environment` is added to the workers',
+    with `reference` each run is bracketed by the short reference load.
+    """
+
+    python: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    reference: bool = False
+
+
 class ClockAnchor(NamedTuple):
     """The same moment on three clocks, nanoseconds."""
 

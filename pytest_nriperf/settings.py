@@ -19,6 +19,7 @@ from pytest_nriperf.units import parse_cpus
 
 FAIL_ON = ("worse", "unknown", "missing", "incomparable")
 ACCEPT = ("", "missing", "all")
+REFERENCE = ("auto", "on", "off")
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,9 @@ class Settings:
 
     `floor` (share): a shift smaller than this nobody cares about. `tolerance` (share): what counts as the same.
     `reserved`: CPUs of this machine that balloons never get, as a list. `forced_model` wins over what marks say,
-    `model` is used where they say nothing.
+    `model` is used where they say nothing. `reference`: the short reference load around each run (auto: for gated
+    real engines). `repeats`: how many disturbed runs a measurement makes again; `disturbances` moves the limits at
+    which a run counts as disturbed (shares by fact).
     """
 
     node: str = "local"
@@ -116,6 +119,9 @@ class Settings:
     collect: str = "auto"
     sample_hz: float = 1.0
     pcm: str = ""
+    reference: str = "auto"
+    repeats: int = 2
+    disturbances: Mapping[str, float] = field(default_factory=dict)
     reserved: frozenset[int] = frozenset()
     resume: bool = False
     report: str = ""
@@ -141,6 +147,10 @@ class Settings:
             raise SettingsError(
                 f"fail-on: {unknown[0]!r} is no verdict", f"write some of {', '.join(FAIL_ON)}, or 'nothing'"
             )
+        if self.reference not in REFERENCE:
+            raise SettingsError(f"reference = {self.reference!r} is unknown", f"write one of {', '.join(REFERENCE)}")
+        if self.repeats < 0:
+            raise SettingsError(f"repeats = {self.repeats} is no number of runs", "write 0 or more")
         if not 0 < self.sample_hz <= 10:
             raise SettingsError(f"sample-hz = {self.sample_hz} is not in 0..10", "write 1, or up to 10 for short runs")
 
@@ -223,6 +233,10 @@ def _convert(key: str, value: Any) -> Any:
             return value if isinstance(value, frozenset) else parse_cpus(str(value))
         if key in ("alpha", "floor", "tolerance", "sample_hz"):
             return float(value)
+        if key == "repeats":
+            return int(value)
+        if key == "disturbances":
+            return {str(fact): float(limit) for fact, limit in dict(value).items()}
         if key == "collect" and isinstance(value, list):
             return ",".join(value)
         if key == "resume":

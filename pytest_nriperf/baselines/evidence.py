@@ -104,8 +104,13 @@ def baseline_key(document: Mapping[str, Any]) -> BaselineKey:
 
 
 def _remarks(measurement: Measurement, repeated: Set[int]) -> dict[int, str]:
-    """What disturbed a run; a run that was repeated for it says so, and its values are left out."""
+    """What disturbed a run; a run that was repeated for it says so, and its values are left out.
+
+    As the recording says, which knows the limits that held; else from the counters.
+    """
     found = {run: ", ".join(disturbances(facts)) for run, facts in run_facts(measurement.counters).items()}
+    known = measurement.document.get("runs") or {}
+    found |= {int(run): ", ".join(fact["disturbances"]) for run, fact in known.items() if "disturbances" in fact}
     told = {run: text for run, text in found.items() if text}
     return {run: f"{text}; repeated" if run in repeated else text for run, text in sorted(told.items())}
 

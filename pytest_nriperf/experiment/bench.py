@@ -16,7 +16,7 @@ from pytest_nriperf.collect import choose
 from pytest_nriperf.experiment.progress import Show
 from pytest_nriperf.fingerprint import Fingerprint, node_fingerprint
 from pytest_nriperf.generate.models import parse_model
-from pytest_nriperf.seams import Collector, Generator, Grant, ModelChoice, NodeDescription, Provisioner
+from pytest_nriperf.seams import Collector, EngineOptions, Generator, Grant, ModelChoice, NodeDescription, Provisioner
 from pytest_nriperf.sessions import Session
 from pytest_nriperf.settings import NodeProfile, Settings
 from pytest_nriperf.topology import Topology
@@ -58,7 +58,7 @@ class Bench:
         settings: Settings,
         *,
         show: Show,
-        generator: Callable[[ModelChoice], Generator],
+        generator: Callable[[ModelChoice, EngineOptions], Generator],
         profile: NodeProfile | None = None,
     ) -> None:
         self.provisioner = provisioner
@@ -150,6 +150,12 @@ class Bench:
             return parse_model(settings.forced_model, weights=weights, base=settings.root)
         chosen = text or settings.model or "smollm2"
         return parse_model(chosen, dtype=dtype or settings.dtype, weights=weights, base=settings.root)
+
+    def reference_wanted(self, choice: ModelChoice, *, gated: bool) -> bool:
+        """Whether runs are bracketed by the reference load: by default where a real engine's runs are judged."""
+        if self.settings.reference != "auto":
+            return self.settings.reference == "on"
+        return gated and not self.simulated and choice.kind not in ("sim", "openai")
 
     def _collectors(self, profile: NodeProfile | None) -> tuple[list[Collector], str]:
         if self.simulated:

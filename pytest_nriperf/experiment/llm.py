@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator
 
 from pytest_nriperf.errors import SpecError
 from pytest_nriperf.experiment.bench import Balloon, Bench
-from pytest_nriperf.experiment.runs import Caller, Measuring, Settled
+from pytest_nriperf.experiment.runs import Loaded, Settled, measure
+from pytest_nriperf.experiment.subject import Caller, Subject
 from pytest_nriperf.experiment.workload import PromptArgument, workload
 from pytest_nriperf.metrics import Measurement
-from pytest_nriperf.seams import Completion, Generator, ModelChoice, Prompt, WorkerInfo
+from pytest_nriperf.seams import Completion, EngineOptions, Generator, ModelChoice, Prompt, WorkerInfo
 from pytest_nriperf.units import NANOSECONDS
 
 
@@ -73,18 +74,9 @@ class Llm:
         if not self._keep_loaded:
             # Engines of earlier `generate` calls would share the balloon with the measured ones.
             self.close()
-        measuring = Measuring(
-            self._bench,
-            self.balloon,
-            self.model,
-            asked,
-            self._caller(),
-            self._bench.settings.runs,
-            self._settled,
-        )
-        if not self._keep_loaded:
-            return measuring.perform()
-        return measuring.perform(self._loaded(), self._infos)
+        subject = Subject(self._bench, self.balloon.spec, self.model, asked, self._caller(), self._options())
+        kept = Loaded(self._loaded(), self._infos) if self._keep_loaded else None
+        return measure(subject, self.balloon, self._bench.settings.runs, self._settled, kept)
 
     def generate(self, prompt: str, max_new_tokens: int = 32, replica: int = 0) -> Completion:
         """One generation on one replica: text, token ids and stamps. The first call loads the model."""
@@ -118,10 +110,14 @@ class Llm:
             self._generator.close()
             self._generator = None
 
+    def _options(self) -> EngineOptions:
+        gated = bool(self._caller().gate.get("metrics"))
+        return EngineOptions(reference=self._bench.reference_wanted(self.model, gated=gated))
+
     def _loaded(self) -> Generator:
         if self._generator is None:
             with contextlib.ExitStack() as undo:
-                generator = self._bench.generator(self.model)
+                generator = self._bench.generator(self.model, self._options())
                 undo.callback(generator.close)
                 self._infos = list(generator.load(self.balloon.grant))
                 for info in self._infos:

@@ -26,6 +26,8 @@ OPTIONS: tuple[tuple[str, str, str], ...] = (
     ("alpha", "A", "false-alarm rate of the whole suite (default 0.05)"),
     ("collect", "LIST", "counter collectors, 'auto' (default) or 'none'"),
     ("sample-hz", "HZ", "samples of the counters a second (default 1, at most 10)"),
+    ("reference", "auto|on|off", "a short reference load around each run: did the machine change? (default auto)"),
+    ("repeats", "N", "disturbed runs (steal, throttling, waiting for a CPU) that a measurement repeats (default 2)"),
     ("pcm", "URL", "the node's PCM sensor server (default: the profile's; locally its standard port)"),
     ("report", "FILE", "write an HTML report"),
     ("summary", "FILE", "write a Markdown summary (a GitHub job's summary file is found by itself)"),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from pytest_nriperf.seams import Generator, ModelChoice, Provisioner
+    from pytest_nriperf.seams import EngineOptions, Generator, ModelChoice, Provisioner
     from pytest_nriperf.settings import Settings
 
 
@@ -20,5 +20,5 @@ def pytest_nriperf_provisioner(node: str, settings: Settings) -> Provisioner | N
 
 
 @pytest.hookspec(firstresult=True)
-def pytest_nriperf_generator(choice: ModelChoice, node: str) -> Generator | None:
-    """Engines for one run of the chosen model on the node."""
+def pytest_nriperf_generator(choice: ModelChoice, node: str, options: EngineOptions) -> Generator | None:
+    """Engines for one run of the chosen model on the node; an implementation may leave arguments out."""

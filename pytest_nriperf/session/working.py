@@ -26,13 +26,13 @@ from pytest_nriperf.errors import NriperfError, UsageError
 from pytest_nriperf.experiment.bench import Bench
 from pytest_nriperf.experiment.judging import Judged, judge_measurement, settled
 from pytest_nriperf.experiment.llm import Llm
-from pytest_nriperf.experiment.runs import Caller
+from pytest_nriperf.experiment.subject import Caller
 from pytest_nriperf.generate import make_generator
 from pytest_nriperf.marks import Arguments, GateMark, balloon_spec, check_requirements, gate_of, llm_request
 from pytest_nriperf.metrics import Measurement
 from pytest_nriperf.provision import provisioner_for
 from pytest_nriperf.report.terminal import MeasurementSummary, MetricLine, ProgressLine, failure_message, summary
-from pytest_nriperf.seams import Generator, ModelChoice
+from pytest_nriperf.seams import EngineOptions, Generator, ModelChoice
 from pytest_nriperf.session.config import COLLECTED, CURRENT, SESSION, session_settings
 from pytest_nriperf.session.outputs import write_outputs
 from pytest_nriperf.settings import Settings
@@ -134,9 +134,11 @@ class NriSession:
         hook = self.config.hook
         provisioner = hook.pytest_nriperf_provisioner(node=node, settings=self.settings)
 
-        def generator(choice: ModelChoice) -> Generator:
-            made: Generator | None = hook.pytest_nriperf_generator(choice=choice, node=node)
-            return made or make_generator(choice, reference=choice.kind != "sim")
+        def generator(choice: ModelChoice, options: EngineOptions) -> Generator:
+            made: Generator | None = hook.pytest_nriperf_generator(choice=choice, node=node, options=options)
+            return made or make_generator(
+                choice, python=options.python, environment=options.environment, reference=options.reference
+            )
 
         bench = Bench(
             provisioner or provisioner_for(node, self.settings),

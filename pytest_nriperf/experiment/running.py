@@ -1,0 +1,150 @@
+"""One run: loaded engines are verified, measured under the collectors, verified again, and written.
+
+Usually of one subject; of two side by side in a duet.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pytest_nriperf.collect.sampler import Sampler
+from pytest_nriperf.experiment.bench import Balloon
+from pytest_nriperf.experiment.progress import Tracker
+from pytest_nriperf.experiment.scenario import drive_scenario
+from pytest_nriperf.experiment.subject import Subject
+from pytest_nriperf.seams import CounterRow, Generator, Progress, RunData, Target, TargetReplica, WorkerInfo
+
+# How long one side of a duet waits for the other to be ready, seconds.
+TOGETHER_S = 120.0
+
+
+@dataclass(frozen=True)
+class Engines:
+    """The loaded engines of a subject in a balloon."""
+
+    subject: Subject
+    balloon: Balloon
+    generator: Generator
+    infos: Sequence[WorkerInfo]
+
+    def verify(self) -> list[Mapping[str, Any]]:
+        """What the kernel says of every worker. Raises NotHonouredError when something escaped."""
+        grant = self.balloon.grant
+        return [grant.verify(info.replica, info.stream) for info in self.infos if info.stream is not None]
+
+    def measure(self, progress: Callable[[Progress], None]) -> RunData:
+        """The work of the subject."""
+        workload = self.subject.workload
+        if workload.scenario is None:
+            return self.generator.measure(workload.work, progress)
+        return drive_scenario(self.generator, workload, self.balloon.replicas)
+
+
+@contextlib.contextmanager
+def loaded(subject: Subject, balloon: Balloon) -> Iterator[Engines]:
+    """Fresh engines of a subject, ended with the context."""
+    with contextlib.closing(subject.bench.generator(subject.choice, subject.options)) as generator:
+        yield Engines(subject, balloon, generator, list(generator.load(balloon.grant)))
+
+
+def record_run(run: int, engines: Sequence[Engines], tracker: Tracker) -> None:
+    """One run of all these engines at the same time, each written into its subject's recording."""
+    bench = engines[0].subject.bench
+    verified = [each.verify() for each in engines]
+    began_ns = time.perf_counter_ns()
+    sampler = Sampler(bench.collectors, _target(engines), hz=bench.settings.sample_hz)
+    with sampler:
+        data = _measured(engines, tracker)
+    for each in engines:
+        each.verify()
+    tracker.tell("writing")
+    first = 0
+    for each, own, facts in zip(engines, data, verified, strict=True):
+        own.counters.extend(_own_rows(sampler.rows, first, each.balloon.replicas, alone=len(engines) == 1))
+        own.cost.update(sampler.cost)
+        own.warnings.extend(sampler.warnings)
+        each.subject.write(run, each.balloon, each.infos, own, {"began_ns": began_ns, "verified": facts})
+        first += each.balloon.replicas
+
+
+def _measured(engines: Sequence[Engines], tracker: Tracker) -> list[RunData]:
+    if len(engines) == 1:
+        return [engines[0].measure(tracker.progress)]
+    data = _side_by_side(engines, tracker)
+    overlap = _overlap(data)
+    for each in data:
+        each.cost["overlap_share"] = overlap
+        if overlap < 0.8:
+            each.warnings.append(f"the variants ran side by side for only {overlap:.0%} of the measured time")
+    return data
+
+
+def _side_by_side(engines: Sequence[Engines], tracker: Tracker) -> list[RunData]:
+    """Each in a thread of its own, begun together. Raises the first error of any."""
+    together = threading.Barrier(len(engines))
+    found: dict[int, RunData] = {}
+    failures: list[BaseException] = []
+
+    def measure(at: int) -> None:
+        shift = sum(each.balloon.replicas for each in engines[:at])
+        try:
+            together.wait(TOGETHER_S)
+            found[at] = engines[at].measure(lambda step: tracker.progress(step._replace(replica=step.replica + shift)))
+        except BaseException as error:  # noqa: BLE001 - raised again below, in the caller's thread
+            failures.append(error)
+            together.abort()
+
+    threads = [threading.Thread(target=measure, args=(at,), daemon=True) for at in range(len(engines))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise next((error for error in failures if not isinstance(error, threading.BrokenBarrierError)), failures[0])
+    return [found[at] for at in range(len(engines))]
+
+
+def _overlap(data: Sequence[RunData]) -> float:
+    """Of the time in which any side was measured, the share in which all were."""
+    spans = []
+    for each in data:
+        rows = [row for row in each.requests if row.phase == "measure" and row.end_ns is not None]
+        if not rows:
+            return 0.0
+        spans.append((min(row.submit_ns for row in rows), max(row.end_ns or 0 for row in rows)))
+    begin, end = max(begin for begin, _ in spans), min(end for _, end in spans)
+    whole = max(end for _, end in spans) - min(begin for begin, _ in spans)
+    return max(0.0, (end - begin) / whole) if whole else 0.0
+
+
+def _own_rows(rows: Sequence[CounterRow], first: int, replicas: int, *, alone: bool) -> Iterator[CounterRow]:
+    """The readings that concern one side: those of its replicas, numbered from 0 again, and of no replica."""
+    for row in rows:
+        if alone or row.replica is None:
+            yield row
+        elif first <= row.replica < first + replicas:
+            yield row._replace(replica=row.replica - first)
+
+
+def _target(engines: Sequence[Engines]) -> Target:
+    """What to watch: the replicas of all sides, numbered through."""
+    topology = engines[0].subject.bench.topology
+    replicas: list[TargetReplica] = []
+    for each in engines:
+        granted = each.balloon.grant.placement.replicas
+        own = [
+            TargetReplica(info.replica, info.pid, granted[info.replica].allocated, granted[info.replica].visible)
+            for info in each.infos
+        ]
+        shift = len(replicas)
+        replicas += [replace(one, replica=one.replica + shift) for one in own]
+    return Target(
+        replicas=tuple(replicas),
+        socket_of_cpu={cpu: topology.cpu(cpu).socket for cpu in topology.online},
+        node_of_cpu={cpu: topology.cpu(cpu).node for cpu in topology.online},
+    )
