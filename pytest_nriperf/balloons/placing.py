@@ -57,7 +57,7 @@ def most_replicas(
     attempt = _attempt(spec, topology, frozenset(allowed), frozenset(reserved), ties)
     if attempt.sizes.as_is:
         return 1
-    attempt.sizes = replace(attempt.sizes, replicas=len(topology.cpus) + 1)
+    attempt = attempt.again(replace(attempt.sizes, replicas=len(topology.cpus) + 1))
     attempt.run()
     return len(attempt.masks)
 
@@ -105,9 +105,9 @@ class _Attempt:
         self.masks: list[int] = []
         self._taken_nodes: set[int] = set()
 
-    def with_cpus(self, cpus: int) -> _Attempt:
-        """The same request with another size, from the beginning."""
-        return _Attempt(self.spec, self.topology, self.tree, replace(self.sizes, cpus=cpus), self.given)
+    def again(self, sizes: Sizes) -> _Attempt:
+        """The same request with other sizes, from the beginning."""
+        return _Attempt(self.spec, self.topology, self.tree, sizes, self.given)
 
     def run(self) -> list[int] | None:
         """The CPUs of every replica, None when one does not fit (`masks` then holds those that do)."""
@@ -269,7 +269,7 @@ def _largest_size(attempt: _Attempt) -> int:
     low, high = 0, (attempt.sizes.cpus - 1) // unit
     while low < high:
         middle = (low + high + 1) // 2
-        if attempt.with_cpus(middle * unit).run() is None:
+        if attempt.again(replace(attempt.sizes, cpus=middle * unit)).run() is None:
             high = middle - 1
         else:
             low = middle

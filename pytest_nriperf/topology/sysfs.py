@@ -181,10 +181,12 @@ def _read_nodes(read: Read, online: frozenset[int]) -> list[NumaNode]:
     nodes = []
     for number in numbers:
         folder = f"{NODE_FOLDER}/node{number}"
-        cpus = (_numbers(read, f"{folder}/cpulist") or frozenset()) & online
+        cpus = _numbers(read, f"{folder}/cpulist")
+        if cpus is None:
+            continue
         row = (_text(read, f"{folder}/distance") or "").split()
         distances = dict(zip(numbers, map(int, row), strict=False)) if len(row) == len(numbers) else {}
-        nodes.append(NumaNode(number, cpus, _read_memory(read, folder), distances))
+        nodes.append(NumaNode(number, cpus & online, _read_memory(read, folder), distances))
     homeless = online.difference(*(node.cpus for node in nodes))
     if homeless:
         first = next((node for node in nodes if node.id == 0), NumaNode(0, frozenset(), None, {0: 10}))

@@ -133,6 +133,13 @@ def test_a_container_that_sees_part_of_the_machine_gets_that_part() -> None:
     assert topology.cpu_nodes == (0,)
 
 
+def test_nodes_whose_files_are_hidden_are_left_out() -> None:
+    files = {path: text for path, text in tree("sim:2s2c").items() if not path.startswith(f"{NODE}/node1")}
+    topology = read(files)
+    assert [node.id for node in topology.nodes] == [0]
+    assert topology.node_cpus(0) == {0, 1, 2, 3}
+
+
 def test_numbers_that_the_kernel_does_not_have_count_as_0() -> None:
     files: Files = {f"{CPU}/online": b"0-1\n"}
     for cpu in (0, 1):
