@@ -39,6 +39,7 @@ class ProcessStream:
         outcome: list[subprocess.Popen[bytes] | BaseException] = []
         self._ended = ""
         self._closing = threading.Lock()
+        self._receiving = threading.Lock()
         self._out_of_memory_kills = _out_of_memory_kills()
         started = threading.Event()
 
@@ -85,9 +86,13 @@ class ProcessStream:
             raise WorkerError(f"worker {self.pid} no longer reads its input") from error
 
     def receive(self, timeout_s: float) -> bytes | None:
-        """The next line without its newline kept, None at the end. Raises TimeoutError."""
+        """The next line with its newline, None at the end and after `close`. Raises TimeoutError."""
+        # A descriptor that is closed while another thread reads it could be somebody else's file by then.
+        with self._receiving:
+            return None if self._output.closed else self._next_line(time.monotonic() + timeout_s)
+
+    def _next_line(self, deadline_s: float) -> bytes | None:
         descriptor = self._output.fileno()
-        deadline = time.monotonic() + timeout_s
         poller = select.poll()
         poller.register(descriptor, select.POLLIN | select.POLLHUP)
         searched = 0
@@ -98,8 +103,8 @@ class ProcessStream:
                 del self._buffer[: end + 1]
                 return line
             searched = len(self._buffer)
-            left = deadline - time.monotonic()
-            if left < 0 or not poller.poll(left * 1000):
+            left_s = deadline_s - time.monotonic()
+            if left_s < 0 or not poller.poll(left_s * 1000):
                 raise TimeoutError
             piece = os.read(descriptor, _READ_BYTES)
             if not piece:
@@ -130,7 +135,8 @@ class ProcessStream:
         # What the engine itself started shares its group.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
-        self._output.close()
+        with self._receiving:
+            self._output.close()
         text = _how_it_ended(process.returncode) + forced
         if process.returncode == -signal.SIGKILL and not forced and _out_of_memory_kills() > self._out_of_memory_kills:
             text = "killed by the kernel: out of memory"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -99,6 +100,17 @@ def test_how_it_ended_comes_with_the_last_words_of_standard_error() -> None:
         assert stream.receive(10.0) is None
         assert stream.close() == "ended with status 1\nno such model"
         assert stream.close() == "ended with status 1\nno such model"
+
+
+def test_closing_ends_a_reader_in_another_thread() -> None:
+    with python("import sys; sys.stdin.read()") as stream:
+        seen: list[bytes | None] = []
+        reader = threading.Thread(target=lambda: seen.append(stream.receive(60.0)))
+        reader.start()
+        stream.close()
+        reader.join(10.0)
+        assert seen == [None]
+        assert stream.receive(60.0) is None
 
 
 def test_a_command_that_does_not_exist_is_an_error_of_ours() -> None:
