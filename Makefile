@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 PYTHON ?= python3.11
 STAMP := $(VENV)/installed
 
-.PHONY: help perf test tools check bench format clean
+.PHONY: help perf test test-machines tools check bench format clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -20,8 +20,11 @@ $(STAMP): pyproject.toml constraints.txt
 perf: $(STAMP) ## measure a real language model on this machine and judge it
 	$(BIN)/python -m pytest perf_suites
 
-test: $(STAMP) tools ## run the tests
+test: $(STAMP) tools ## run the tests; with CI=true also some inside virtual machines
 	$(BIN)/python -m pytest tests
+
+test-machines: $(STAMP) tools ## run the tests inside virtual machines of every shape
+	NRIPERF_MACHINES=full $(BIN)/python -m pytest tests/machines
 
 tools: ## install the programs that some tests need (as root on Debian), else name them
 	@.ci/tools
