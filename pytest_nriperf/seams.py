@@ -14,7 +14,7 @@ from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from pytest_nriperf.balloons import BalloonSpec, Placement
@@ -57,6 +57,14 @@ class WorkerStream(Protocol):
     def close(self, grace_s: float = 2.0) -> str:
         """End the process (input closed, then SIGTERM, then SIGKILL) and say how it ended in words, with the
         last lines of its standard error when it did not end by itself with status 0. May be called twice."""
+
+
+@runtime_checkable
+class ResumableStream(WorkerStream, Protocol):
+    """A stream whose connection can drop while the process lives on (docs/worker-protocol.md, sessions)."""
+
+    def reconnect(self) -> bool:
+        """After `receive` gave None or raised WorkerError: connect to the same process again; False when it is gone."""
 
 
 @dataclass(frozen=True)

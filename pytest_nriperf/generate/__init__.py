@@ -16,7 +16,7 @@ def make_generator(
     environment: Mapping[str, str] | None = None,
     load_timeout_s: float = 1800.0,
     silence_s: float = 60.0,
-    reference: bool = False,
+    reference: bool | None = None,
     notice: Callable[[str], None] = lambda _: None,
 ) -> Generator:
     """The generator of one run for a model choice; see WorkerGenerator for the arguments."""

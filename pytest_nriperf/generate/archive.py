@@ -15,7 +15,7 @@ import sys
 
 if sys.version_info < (3, 9):
     sys.exit("the worker of pytest-nriperf needs Python 3.9 or newer, this is " + sys.version.split()[0])
-from pytest_nriperf.generate.child.worker import main
+from pytest_nriperf.generate.child.start import main
 
 sys.exit(main())
 """

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import re
 import threading
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from pytest_nriperf.errors import MemoryFault, ModelError, WorkerError
 from pytest_nriperf.generate.child.protocol import VERSION, Message, ProtocolError, decode, encode
-from pytest_nriperf.seams import WorkerStream
+from pytest_nriperf.seams import ResumableStream, WorkerStream
 
 ACKNOWLEDGE_EVERY = 16
 PING_S = 20.0
@@ -69,7 +72,9 @@ class Link:
             except ProtocolError as error:
                 raise WorkerError(f"{self.name} cannot be given this: {error}", "use a shorter prompt") from error
             self._sent[number] = line
-            self._write(line)
+            # The reader sees the end of the stream too: it connects again and sends this, or says how the worker ended.
+            with contextlib.suppress(WorkerError):
+                self.stream.send(line)
         return number
 
     def reply(self, number: int) -> Message | None:
@@ -84,14 +89,18 @@ class Link:
                 raise self.failure
         return None
 
+    def wait(self, timeout_s: float, waiting: Iterable[tuple[Link, int]]) -> None:
+        """Until something changed on one of the links, which share `changed`, or the time is over."""
+        with self._changed:
+            if not any(number in link._replies or link.failure for link, number in waiting):
+                self._changed.wait(timeout_s)
+
     def call(self, operation: str, timeout_s: float, **fields: Any) -> Message:
         """One operation and its reply. Raises WorkerError, also after `timeout_s`."""
-        return wait_for([(self, self.post(operation, **fields))], timeout_s)[0]
+        return wait_for([(self, self.post(operation, **fields))], Patience(timeout_s))[0]
 
     def read(self, path: str, timeout_s: float = 30.0) -> bytes | None:
         """A file of the worker's node, None when it cannot be read."""
-        import base64
-
         pieces: list[bytes] = []
         while True:
             answer = self.call("read", timeout_s, path=path, offset=sum(map(len, pieces)))
@@ -104,15 +113,9 @@ class Link:
     def close(self) -> str:
         """End the worker; how it ended. May be called twice."""
         self._closing = True
-        try:
-            with self._lock:
-                self.stream.send(encode({"op": "bye"}))
-        except (WorkerError, OSError):
-            pass
-        words = self.stream.close(GRACE_S)
-        if threading.current_thread() is not self._reader:
-            self._reader.join(GRACE_S)
-        return words
+        self._post_quietly({"op": "bye"})
+        self._reader.join(GRACE_S)
+        return self.stream.close(GRACE_S)
 
     def _read(self) -> None:
         while not self._closing:
@@ -120,11 +123,11 @@ class Link:
                 line = self.stream.receive(TICK_S)
             except TimeoutError:
                 self._idle()
-            except WorkerError as error:
-                self._fail(error)
+            except (WorkerError, OSError, ValueError):
+                self._disconnected()
             else:
-                if line is None:
-                    self._ended()
+                if line is None or not line.endswith(b"\n"):
+                    self._disconnected()
                 else:
                     self._take(line)
             if self.failure is not None:
@@ -201,8 +204,16 @@ class Link:
             self._pinged = time.monotonic()
             self._post_quietly({"op": "ping", "id": 0})
 
-    def _ended(self) -> None:
+    def _disconnected(self) -> None:
+        """The connection is gone: connect again where the worker lives on, else find out how it ended."""
         if self._closing:
+            return
+        if isinstance(self.stream, ResumableStream) and self.stream.reconnect():
+            self._heard = time.monotonic()
+            with self._lock:
+                for line in [encode({"op": "resume", "seq": self._sequence}), *self._sent.values()]:
+                    with contextlib.suppress(WorkerError):
+                        self.stream.send(line)
             return
         words = self.stream.close(GRACE_S)
         where = f"{self.name} ended while {self.stage}: {words}"
@@ -215,9 +226,7 @@ class Link:
                 )
             )
         else:
-            self._fail(
-                WorkerError(where, "its last words are above; run the same model by hand on the node to see more")
-            )
+            self._fail(WorkerError(where, "run the same model by hand on the node to see more"))
 
     def _fail(self, error: WorkerError) -> None:
         with self._changed:
@@ -235,45 +244,46 @@ class Link:
         return WorkerError(fact, step)
 
     def _post_quietly(self, message: Message) -> None:
-        try:
-            with self._lock:
-                self.stream.send(encode(message))
-        except WorkerError:
-            pass
+        # Never wait for a thread that is sending: it may itself wait for the worker, which waits until we read.
+        if self._lock.acquire(blocking=False):
+            try:
+                with contextlib.suppress(WorkerError):
+                    self.stream.send(encode(message))
+            finally:
+                self._lock.release()
 
-    def _write(self, line: bytes) -> None:
-        try:
-            self.stream.send(line)
-        except WorkerError:
-            # The reader sees the end of the stream too, and knows how the worker ended.
-            self._reader.join(2 * GRACE_S)
-            if self.failure is None:
-                raise
+
+@dataclass(frozen=True)
+class Patience:
+    """How long to wait: `seconds` from `since(link)` on (a monotonic moment); `late` says what is missing."""
+
+    seconds: float
+    since: Callable[[Link], float] | None = None
+    late: Callable[[Link], str] = lambda link: f"{link.name} did not finish (last: {link.stage})"
 
 
 def wait_for(
     pending: Iterable[tuple[Link, int]],
-    timeout_s: float,
+    patience: Patience,
     meanwhile: Callable[[], None] = lambda: None,
-    late: Callable[[Link], str] = lambda link: f"{link.name} did not finish (last: {link.stage})",
 ) -> list[Message]:
     """The replies to all, in order. The first failure is raised at once; `meanwhile` runs a few times a second."""
-    waiting = list(pending)
+    waiting = dict(enumerate(pending))
     replies: dict[int, Message] = {}
-    deadline = time.monotonic() + timeout_s
+    began = time.monotonic()
     while True:
-        for position, (link, number) in enumerate(waiting):
-            if position not in replies:
-                answer = link.reply(number)
-                if answer is not None:
-                    replies[position] = answer
+        for position, (link, number) in list(waiting.items()):
+            answer = link.reply(number)
+            if answer is not None:
+                replies[position] = answer
+                del waiting[position]
         meanwhile()
-        if len(replies) == len(waiting):
-            return [replies[position] for position in range(len(waiting))]
-        if time.monotonic() > deadline:
-            slow = next(link for position, (link, _) in enumerate(waiting) if position not in replies)
-            raise WorkerError(f"{late(slow)} within {timeout_s:.3g} s", "raise timeout=, or ask for less work")
-        changed = waiting[0][0]._changed
-        with changed:
-            if not any(number in link._replies or link.failure for link, number in waiting):
-                changed.wait(0.2)
+        if not waiting:
+            return [replies[position] for position in sorted(replies)]
+        for link, _ in waiting.values():
+            since = patience.since(link) if patience.since else began
+            if time.monotonic() - since > patience.seconds:
+                raise WorkerError(
+                    f"{patience.late(link)} within {patience.seconds:g} s", "raise timeout=, or ask for less work"
+                )
+        next(iter(waiting.values()))[0].wait(0.2, waiting.values())

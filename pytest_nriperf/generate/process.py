@@ -11,7 +11,7 @@ from typing import Any
 from pytest_nriperf.errors import SpecError, WorkerError
 from pytest_nriperf.generate.archive import worker_archive
 from pytest_nriperf.generate.child.protocol import Message, ProtocolError, unpack_events
-from pytest_nriperf.generate.link import Link, wait_for
+from pytest_nriperf.generate.link import Link, Patience, wait_for
 from pytest_nriperf.generate.models import sim_settings
 from pytest_nriperf.seams import (
     ClockAnchor,
@@ -43,6 +43,8 @@ def thread_environment(threads: int) -> dict[str, str]:
     return {
         **dict.fromkeys(names, str(threads)),
         "OMP_DYNAMIC": "FALSE",
+        # A setting of the user's shell that pins threads would leave the balloon; this one outranks the others.
+        "OMP_PROC_BIND": "FALSE",
         "MKL_DYNAMIC": "FALSE",
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1",
@@ -60,14 +62,15 @@ class _Replica:
     rows: list[Message] = field(default_factory=list)
     events: dict[int, tuple[list[int], list[int]]] = field(default_factory=dict)
     tokens: int = 0
-    last_ns: int = 0
+    finished: float = 0.0
 
 
 class WorkerGenerator:
-    """Implements `seams.Generator` over `Grant.start_worker`.
+    """Implements `seams.Generator` over `Grant.start_worker`. A request may take `Work.timeout_s`.
 
-    `python` is the interpreter on the node (empty: the provisioner's choice), `notice` hears what takes long, with
-    `reference` each run is bracketed by the short reference load, `silence_s` is when a worker counts as hanging.
+    `python` is the interpreter on the node (empty: the provisioner's choice), `notice` hears what takes long,
+    `reference` brackets each run with the short reference load (default: unless simulated), `silence_s` is when a
+    worker counts as hanging, `generate_timeout_s` when one call of `generate` does.
     """
 
     def __init__(
@@ -78,7 +81,8 @@ class WorkerGenerator:
         environment: Mapping[str, str] | None = None,
         load_timeout_s: float = 1800.0,
         silence_s: float = 60.0,
-        reference: bool = False,
+        generate_timeout_s: float = 600.0,
+        reference: bool | None = None,
         notice: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._choice = choice
@@ -86,7 +90,8 @@ class WorkerGenerator:
         self._environment = dict(environment or {})
         self._load_timeout_s = load_timeout_s
         self._silence_s = silence_s
-        self._reference = reference
+        self._generate_timeout_s = generate_timeout_s
+        self._reference = choice.kind != "sim" if reference is None else reference
         self._notice = notice
         self._changed = threading.Condition()
         self._links: list[Link] = []
@@ -108,14 +113,13 @@ class WorkerGenerator:
             self._links.append(Link(number, stream, self._hear, self._changed, self._silence_s))
         pending = [(link, link.post("load", **self._model_fields(link.replica))) for link in self._links]
         self._loaded = wait_for(
-            pending, self._load_timeout_s, late=lambda link: f"{link.name} has not loaded the model"
+            pending, Patience(self._load_timeout_s, late=lambda link: f"{link.name} has not loaded the model")
         )
         return [self._info(link, message) for link, message in zip(self._links, self._loaded, strict=True)]
 
     def measure(self, work: Work, progress: Callable[[Progress], None]) -> RunData:
         """Warm up, begin at one common instant, do the work; all that was stamped."""
         self._check(work)
-        deadline = time.monotonic() + work.timeout_s
         self._state[:] = [_Replica() for _ in self._links]
         counters = self.reference_load() if self._reference else []
         shown = [(-1, -1)] * len(self._links)
@@ -128,9 +132,9 @@ class WorkerGenerator:
                     progress(Progress(number, *now))
 
         self._send_prompts(work)
-        ready = self._together("prepare", deadline, show, work=_work_fields(work))
+        ready = self._together("prepare", work.timeout_s, show, work=_work_fields(work))
         at_ns = self._common_instant()
-        done = self._together("start", deadline, show, at_ns=at_ns)
+        done = self._together("start", work.timeout_s, show, at_ns=at_ns)
         counters += self.reference_load() if self._reference else []
         return self._run_data(ready, done, counters)
 
@@ -140,7 +144,7 @@ class WorkerGenerator:
             raise SpecError(f"there is no replica {replica}", f"replicas are 0 to {len(self._links) - 1}")
         link = self._links[replica]
         number = link.post("generate", prompt=_prompt_fields(prompt), max_new_tokens=max_new_tokens)
-        message = wait_for([(link, number)], self._load_timeout_s)[0]
+        message = wait_for([(link, number)], Patience(self._generate_timeout_s))[0]
         stamps: list[int] = []
         tokens: list[int] = []
         ids: list[int] = []
@@ -163,7 +167,7 @@ class WorkerGenerator:
         """The short reference load in all replicas at once: memory read bandwidth and a small matrix product."""
         rows: list[CounterRow] = []
         pending = [(link, link.post("reference")) for link in self._links]
-        for number, answer in enumerate(wait_for(pending, START_TIMEOUT_S)):
+        for number, answer in enumerate(wait_for(pending, Patience(START_TIMEOUT_S))):
             for name, unit in (("memory_bandwidth", "B/s"), ("matrix_product", "FLOP/s")):
                 stamp = answer["t_ns"]
                 rows.append(
@@ -226,14 +230,20 @@ class WorkerGenerator:
             for link in self._links:
                 link.post("prompt", prompt=_prompt_fields(prompt), first=position == 0)
 
-    def _together(self, operation: str, deadline: float, show: Callable[[], None], **fields: Any) -> list[Message]:
+    def _together(self, operation: str, timeout_s: float, show: Callable[[], None], **fields: Any) -> list[Message]:
+        """One operation in all replicas, each of whose requests may take `timeout_s`."""
+        began = time.monotonic()
+
         def late(link: Link) -> str:
             state = self._state[link.replica]
             done = f"{len(state.rows)} requests and {state.tokens} tokens"
-            return f"{link.name} has finished only {done} while {link.stage}"
+            return f"{link.name} has finished only {done} and then no request while {link.stage}"
+
+        def since(link: Link) -> float:
+            return max(began, self._state[link.replica].finished)
 
         pending = [(link, link.post(operation, **fields)) for link in self._links]
-        return wait_for(pending, max(0.0, deadline - time.monotonic()), show, late)
+        return wait_for(pending, Patience(timeout_s, since, late), show)
 
     def _common_instant(self) -> int:
         """A moment on the node's clock that every worker still has before it when it hears of it."""
@@ -258,6 +268,7 @@ class WorkerGenerator:
             state.tokens += sum(tokens)
         elif kind == "request":
             state.rows.append(message)
+            state.finished = time.monotonic()
         elif kind == "part":
             self._parts.setdefault((replica, message["id"]), []).append(message)
         elif kind == "beat" and message["stage"] not in self._said:

@@ -148,13 +148,15 @@ def test_a_hanging_engine_ends_at_the_timeout_with_what_was_done() -> None:
     with generator(f"{FAST},fail=hang,fail_at=1") as (made, grant):
         made.load(grant)
         work = Work(WORK.prompts, 5, requests=2, timeout_s=1.5)
-        with pytest.raises(WorkerError, match=r"only 1 requests and 5 tokens while measuring within 1\.\d+ s"):
+        with pytest.raises(
+            WorkerError, match=r"only 1 requests and 5 tokens and then no request while measuring within 1\.5 s"
+        ):
             made.measure(work, lambda _: None)
 
 
 @pytest.mark.parametrize(("mistake", "error"), [("missing", ModelError), ("memory", MemoryFault)])
 def test_a_model_that_cannot_be_loaded_is_named(mistake: str, error: type[WorkerError]) -> None:
-    with generator(f"sim:fail={mistake}", replicas=2) as (made, grant), pytest.raises(error, match="replica 0"):
+    with generator(f"sim:fail={mistake}", replicas=2) as (made, grant), pytest.raises(error, match=r"replica [01]"):
         made.load(grant)
 
 

@@ -116,7 +116,7 @@ class Outbox:
     `write` takes a whole line; when it raises OSError the connection is gone and messages wait for the next one.
     """
 
-    def __init__(self, write: Callable[[bytes], None]) -> None:
+    def __init__(self, write: Callable[[bytes], None] | None = None) -> None:
         self._write: Callable[[bytes], None] | None = write
         self._lock = threading.Lock()
         self._unconfirmed: deque[tuple[int, bytes]] = deque()
@@ -143,6 +143,10 @@ class Outbox:
             self._write = write
             for _, line in list(self._unconfirmed):
                 self._push(line)
+
+    def connect(self, write: Callable[[bytes], None]) -> None:
+        """The first connection: send everything."""
+        self.resume(0, write)
 
     def disconnect(self) -> None:
         """Keep messages from now on instead of writing them."""

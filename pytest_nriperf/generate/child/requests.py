@@ -74,7 +74,7 @@ class Requests:
         warmup = int(work["warmup"])
         if warmup:
             warmup = max(warmup, int(work["concurrency"])) * self._engine.batch
-            self._reporter.stage = "warming up"
+            self._reporter.say("warming up")
             self._run("warmup", warmup, None)
         gc.collect()
         gc.freeze()
@@ -82,8 +82,8 @@ class Requests:
 
     def measure(self, at_ns: int) -> int:
         """All requests from the instant `at_ns` on; by how much the instant had passed already, nanoseconds."""
+        self._reporter.say("measuring")
         late_ns = max(0, time.perf_counter_ns() - at_ns)
-        self._reporter.stage = "measuring"
         try:
             self._run("measure", int(self._work["requests"]), at_ns)
         finally:

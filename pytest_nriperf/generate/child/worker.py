@@ -6,14 +6,10 @@ descriptor that was standard output when the worker started.
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import os
 import queue
-import select
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -33,7 +29,7 @@ Operation = Callable[[dict[str, Any]], dict[str, Any]]
 class Worker:
     """Operations by name. Quick ones run in the reader's thread, the others one after the other in the main thread."""
 
-    def __init__(self, outbox: protocol.Outbox, output: int) -> None:
+    def __init__(self, outbox: protocol.Outbox, output: int = -1) -> None:
         self.outbox = outbox
         self._output = output
         self._reporter = Reporter(outbox)
@@ -62,9 +58,9 @@ class Worker:
         """Add the operations of a module that travels too: its `operations(send)` gives functions by name."""
         self._slow.update(importlib.import_module(module).operations(self.outbox.send))
 
-    def hello(self) -> None:
+    def hello(self, facts: dict[str, Any]) -> None:
         """Say who we are; the first message."""
-        self.outbox.send("hello", **facts())
+        self.outbox.send("hello", **facts)
         self._reporter.start()
 
     def take(self, message: dict[str, Any]) -> None:
@@ -188,7 +184,7 @@ class Worker:
             engine.share(1)
             return reference.reference_load(cpus, engine.multiply)
 
-        self._reporter.stage = "reference load"
+        self._reporter.say("reference load")
         result: dict[str, Any] = self._slots.run(0, load).result()
         return result
 
@@ -214,84 +210,3 @@ def unknown(message: dict[str, Any]) -> dict[str, Any]:
     raise EngineError(
         f"unknown operation {message.get('op')!r}", f"this worker speaks version {protocol.VERSION}", "worker"
     )
-
-
-def facts() -> dict[str, Any]:
-    """What hello says: version, process, CPUs, clocks."""
-    return {
-        "protocol": protocol.VERSION,
-        "pid": os.getpid(),
-        "python": sys.version.split()[0],
-        "cpus": sorted(os.sched_getaffinity(0)),
-        "anchor": protocol.clock_anchor(),
-        "clock_offset_ns": clock_offset_ns(),
-    }
-
-
-def clock_offset_ns() -> int:
-    """By how much the monotonic clock of our time namespace is ahead of the machine's."""
-    try:
-        with open("/proc/self/timens_offsets") as file:
-            for line in file:
-                name, seconds, nanoseconds = line.split()
-                if name in ("monotonic", "1"):
-                    return int(seconds) * 1_000_000_000 + int(nanoseconds)
-    except (OSError, ValueError):
-        pass
-    return 0
-
-
-def listen(worker: Worker, descriptor: int, silence_s: float) -> str:
-    """Give every message to the worker until the connection ends; why it ended."""
-    lines = protocol.Lines()
-    poll = select.poll()
-    poll.register(descriptor, select.POLLIN)
-    while True:
-        if not poll.poll(silence_s * 1000 if silence_s else None):
-            return f"the host has been silent for {silence_s:g} s"
-        try:
-            piece = os.read(descriptor, 65536)
-        except OSError:
-            piece = b""
-        if not piece:
-            return "the host is gone"
-        try:
-            for line in lines.feed(piece):
-                worker.take(protocol.decode(line))
-        except (protocol.ProtocolError, KeyError, TypeError, ValueError) as error:
-            worker.outbox.send("reply", id=0, error={"kind": "worker", "fact": f"bad message: {error}"})
-
-
-def keep_output() -> list[int]:
-    """Take standard input and output away from everybody else: what libraries print goes to standard error."""
-    kept = [os.dup(0), os.dup(1)]
-    null = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(null, 0)
-    os.close(null)
-    os.dup2(2, 1)
-    return kept
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Serve one host over standard input and output."""
-    parser = argparse.ArgumentParser(
-        prog="nriperf worker", description="Worker of pytest-nriperf, started by its host."
-    )
-    parser.add_argument("--silence", type=float, default=300.0, help="end after this many seconds without the host")
-    parser.add_argument("--operations", action="append", default=[], help="module that adds operations")
-    options = parser.parse_args(argv)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    source, target = keep_output()
-    worker = Worker(protocol.Outbox(protocol.write_all(target)), target)
-    for module in options.operations:
-        worker.extend(module)
-
-    def read() -> None:
-        reason = listen(worker, source, options.silence)
-        print(f"worker {os.getpid()}: {reason}, ending", file=sys.stderr, flush=True)
-        os._exit(0)
-
-    worker.hello()
-    threading.Thread(target=read, name="reader", daemon=True).start()
-    worker.work()
-    return 0
