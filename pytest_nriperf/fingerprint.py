@@ -109,7 +109,9 @@ def node_fingerprint(read: Read, topology: Topology, facts: Mapping[str, Any] | 
     `facts` are added to the treatment (versions of a cluster's parts).
     """
     cpu = _cpuinfo(read)
-    identity = {
+    virtual = "hypervisor" in cpu.get("flags", "").split()
+    memory = {str(node.id): round((node.memory_bytes or 0) / 2**30) for node in topology.nodes}
+    identity: dict[str, Any] = {
         "cpu": cpu.get("model name") or cpu.get("CPU part") or "unknown",
         "sockets": len(topology.sockets),
         "cores": len(topology.cores()),
@@ -117,12 +119,13 @@ def node_fingerprint(read: Read, topology: Topology, facts: Mapping[str, Any] | 
         "threads per core": topology.threads_per_core,
         "SNC": topology.snc,
         "NUMA nodes": len(topology.nodes),
-        "memory GiB": {str(node.id): round((node.memory_bytes or 0) / 2**30) for node in topology.nodes},
-        "virtual machine": "hypervisor" in cpu.get("flags", "").split(),
+        "virtual machine": virtual,
     }
     if topology.simulated:
         identity["simulated"] = True
     treatment: dict[str, Any] = {name: _text(read, path) for name, path in _TREATMENT_FILES.items()}
+    # A hypervisor gives and takes memory while a machine runs: there it cannot tell one machine from another.
+    (treatment if virtual else identity)["memory GiB"] = memory
     treatment["microcode"] = cpu.get("microcode", "absent")
     treatment["kernel options"] = _kernel_options(_text(read, "/proc/cmdline"))
     treatment |= dict(facts or {})

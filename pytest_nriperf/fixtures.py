@@ -50,7 +50,7 @@ def nri_balloon(request: pytest.FixtureRequest, nri_node: Bench) -> Iterator[Bal
     from pytest_nriperf.session.working import arguments_of
 
     spec = balloon_spec(arguments_of(request.node, "balloon"))
-    other_boot = nri_node.needs_other_boot(spec)
+    other_boot = spec.boot_needed(nri_node.topology)
     if other_boot:
         pytest.skip(other_boot)
     with nri_node.balloon(spec) as balloon:

@@ -265,6 +265,26 @@ def test_what_does_not_fit_is_refused_in_a_sentence(suite: pytest.Pytester) -> N
     assert "pytest_nriperf/" not in result.stdout.str()
 
 
+def test_a_run_that_fails_keeps_the_runs_before_it_and_says_where(suite: pytest.Pytester) -> None:
+    conftest = suite.path / "conftest.py"
+    text = conftest.read_text().replace("clock=CLOCK)", "clock=CLOCK, die='it broke' if next(RUNS) == 2 else '')")
+    conftest.write_text(text + "\nRUNS = iter(range(9))\n")
+    result = run(suite)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*test_chat: it broke (run 3 of 5; the 2 finished runs are kept in *.nriperf*)*"])
+    assert "Traceback" not in result.stdout.str()
+    (document,) = recordings(suite)
+    assert set(json.loads(document.read_text())["runs"]) == {"1", "2"}
+
+
+def test_requests_that_fail_are_counted_and_not_in_the_figures(suite: pytest.Pytester) -> None:
+    conftest = suite.path / "conftest.py"
+    conftest.write_text(conftest.read_text().replace("clock=CLOCK)", "clock=CLOCK, fail_requests=[0])"))
+    result = run(suite, "--nri-runs=2")
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["*2 requests failed; they are not in the figures*"])
+
+
 def test_another_boot_and_a_smaller_node_are_skips_with_the_fact(suite: pytest.Pytester) -> None:
     suite.makepyfile(
         test_perf="import pytest\n"

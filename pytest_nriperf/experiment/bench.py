@@ -136,13 +136,6 @@ class Bench:
         with self.provisioner.provision(spec) as grant:
             yield Balloon(spec, grant)
 
-    def needs_other_boot(self, spec: BalloonSpec) -> str | None:
-        """Why this node cannot hold the balloon before it is booted differently, in words."""
-        if spec.snc is not None and spec.snc != self.topology.snc:
-            mode = f"SNC-{spec.snc}" if spec.snc > 1 else "SNC off"
-            return f"needs a boot with {mode} (this boot: {self.topology.snc} NUMA nodes a socket)"
-        return None
-
     def model(self, text: str, dtype: str, weights: str) -> ModelChoice:
         """The chosen model: `--nri-model`, else `text` of a mark, else the configuration's, else smollm2."""
         settings = self.settings
