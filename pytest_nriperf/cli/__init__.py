@@ -18,6 +18,7 @@ COMMANDS: dict[str, str] = {
     "topology": "sockets, NUMA nodes, cores and hyperthreads of a node, drawn",
     "plan": "which CPUs a balloon would get, drawn",
     "show": "metrics and the dots (token gaps over time) of a recording, or what a session holds",
+    "report": "an HTML page over recordings and sessions: verdicts, dots, fronts, tables; CSV, Markdown and plots",
     "compare": "how far one recording or session lies from another",
     "accept": "take a session into the baselines",
     "judge": "judge stored sessions again, together, by any rule",

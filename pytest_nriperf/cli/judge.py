@@ -33,7 +33,7 @@ def run(options: argparse.Namespace) -> int:
     """Judge, print, and say by the exit status whether something is worse."""
     now = gathered(options.sessions)
     against = gathered(options.against or [])
-    verdicts = [verdict for group in now for verdict in _judged(group, against, options)]
+    verdicts = [verdict for group in now for verdict in judged_group(group, against, options)]
     return print_verdicts(verdicts, options, node=now[0][0].node, facts={"rule": options.rule})
 
 
@@ -46,7 +46,8 @@ def gathered(folders: Sequence[Path]) -> list[list[Evidence]]:
     return [sorted(group, key=lambda one: one.record.time) for group in groups.values()]
 
 
-def _judged(group: list[Evidence], against: list[list[Evidence]], options: argparse.Namespace) -> list[Verdict]:
+def judged_group(group: list[Evidence], against: list[list[Evidence]], options: argparse.Namespace) -> list[Verdict]:
+    """Verdicts on the sessions of one test, judged together."""
     newest = group[-1]
     gates, alpha = chosen(newest, options)
     store = store_for(settings_here(options.baselines), newest)

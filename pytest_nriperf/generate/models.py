@@ -32,7 +32,15 @@ SIM_PARAMETERS = {
     "fail": "load|missing|memory|exit|kill|hang|freeze|garbage|print|request|repin",
     "fail_at": "count",
     "fail_replica": "count",
+    "parameters": "size",
+    "layers": "count",
+    "kv_heads": "count",
+    "head_dim": "count",
+    "dtype": "float32|bfloat16|float16|int8|int4",
+    "off": "text",
 }
+# What only a simulated node heeds: the model's size, and causes of the machine that are switched off.
+SIZE_PARAMETERS = frozenset({"parameters", "layers", "kv_heads", "head_dim", "dtype", "off"})
 ENGINE_PARAMETERS = {
     "dtype": "float32|bfloat16|float16|float64|auto",
     "weights": "private|shared",
@@ -102,6 +110,8 @@ def sim_settings(choice: ModelChoice) -> dict[str, int | float | str]:
     """
     settings: dict[str, int | float | str] = {}
     for name, value in choice.parameters.items():
+        if name in SIZE_PARAMETERS:
+            continue
         kind = SIM_PARAMETERS[name]
         if kind == "duration":
             settings[f"{name}_ns"] = round(parse_seconds(value) * NANOSECONDS)

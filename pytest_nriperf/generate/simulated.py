@@ -19,14 +19,11 @@ LOAD_BYTES_PER_SECOND = 2e9
 class SimulatedGenerator:
     """One run's engines: a model of size `choice` served on `topology`. Time passes on `clock` alone."""
 
-    def __init__(
-        self, choice: ModelChoice, topology: Topology, clock: VirtualClock | None = None, *, seed: int = 0
-    ) -> None:
+    def __init__(self, choice: ModelChoice, topology: Topology, clock: VirtualClock | None = None) -> None:
         self._choice = choice
         self._size: ModelSize = model_size(choice)
         self._machine = machine_of(topology, self._size.off)
         self._clock = clock or VirtualClock()
-        self._seed = seed
         self._engine: Engine | None = None
         self._number = 0
         self._lock = threading.Lock()
@@ -36,7 +33,7 @@ class SimulatedGenerator:
     def load(self, grant: Grant) -> Sequence[WorkerInfo]:
         """Place the model in every replica; costs the time that reading the weights would take."""
         placement = grant.placement
-        self._engine = Engine(self._machine, self._size, loads_of(placement, self._machine), self._seed)
+        self._engine = Engine(self._machine, self._size, loads_of(placement, self._machine), self._size.seed)
         self._number = self._clock.run_number(repr([sorted(replica.visible) for replica in placement.replicas]))
         load_s = self._size.weight_bytes / LOAD_BYTES_PER_SECOND
         self._clock.advance(load_s)

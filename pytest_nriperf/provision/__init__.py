@@ -15,4 +15,8 @@ def provisioner_for(node: str, settings: Settings) -> Provisioner:
         from pytest_nriperf.provision.local import LocalProvisioner
 
         return LocalProvisioner(reserved=settings.reserved)
+    if node.startswith("sim:"):
+        from pytest_nriperf.provision.simulated import SimulatedProvisioner
+
+        return SimulatedProvisioner(node, reserved=settings.reserved)
     raise SettingsError(f"node {node!r} is unknown", "write local")

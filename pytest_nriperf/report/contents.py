@@ -161,7 +161,7 @@ def gather(
 
     `tell(done, total)` hears of the progress.
     """
-    folders = list(dict.fromkeys(folder for path in paths for folder in _recordings(Path(path))))
+    folders = recordings_of(paths)
     sessions = {folder.parent: _session(folder.parent) for folder in folders}
     parts: list[Part] = []
     gaps: list[Gaps] = []
@@ -190,8 +190,12 @@ def gather(
     )
 
 
+def recordings_of(paths: Iterable[Path]) -> list[Path]:
+    """Folders of the recordings that paths name; of an out folder all sessions, since a report may join nights."""
+    return list(dict.fromkeys(folder for path in paths for folder in _recordings(Path(path))))
+
+
 def _recordings(path: Path) -> list[Path]:
-    """Recordings that a path names: of an out folder all sessions, since a report may join nights."""
     sessions = find_sessions(path)
     if sessions:
         return [

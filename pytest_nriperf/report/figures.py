@@ -51,7 +51,9 @@ def write_image(figure: Figure, path: Path, width: int = 1100, height: int = 520
     except ImportError as error:
         raise EnvironmentFault("plotly is not installed", "pip install 'pytest-nriperf[report]'") from error
     try:
-        plotly.io.write_image(_coloured(figure), path, width=width, height=height)
+        ready = _coloured(figure)
+        ready["layout"] |= {"paper_bgcolor": "#ffffff", "plot_bgcolor": "#ffffff"}
+        plotly.io.write_image(ready, path, width=width, height=height)
     except (ValueError, RuntimeError, OSError) as error:
         raise EnvironmentFault(
             f"{path.name} cannot be drawn: {str(error).strip().splitlines()[0]}",

@@ -348,6 +348,8 @@ class Page:
 
     def _figure(self, name: str, figure: figures.Figure) -> str:
         self.figures[name] = figure
+        if self.contents.simulated:
+            figure["layout"]["title"]["text"] += " · SIMULATED"
         title = figure["layout"]["title"]["text"]
         height = figure["layout"]["height"]
         return (

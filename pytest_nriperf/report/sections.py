@@ -59,7 +59,7 @@ def verdict_table(verdicts: Sequence[Verdict]) -> TextTable:
     header = ("verdict", "metric", "test", "baseline", "now", "change", "runs", "why")
     rows = tuple(
         (
-            Field(("SIMULATED " if verdict.simulated else "") + verdict.outcome),
+            Field(verdict.outcome),
             Field(verdict.metric),
             Field(verdict.test),
             Field(format_value(verdict.baseline, verdict.unit), _raw(verdict.baseline)),
@@ -70,7 +70,8 @@ def verdict_table(verdicts: Sequence[Verdict]) -> TextTable:
         )
         for verdict in verdicts
     )
-    return TextTable("Verdicts", header, rows, numeric=frozenset({3, 4, 5, 6}))
+    simulated = any(verdict.simulated for verdict in verdicts)
+    return TextTable("Verdicts", header, rows, numeric=frozenset({3, 4, 5, 6}), simulated=simulated)
 
 
 def _raw(value: float | None) -> str:
@@ -196,7 +197,7 @@ def measurements_section(contents: Contents, keep: Keep) -> str:
     parts = contents.parts
     header = ("measurement", "node", "CPUs allocated / visible", "runs", *SHOWN, "requests", "failed")
     rows = tuple(_measurement_row(part) for part in parts)
-    table = TextTable("", header, rows, numeric=frozenset(range(3, len(header))))
+    table = TextTable("", header, rows, numeric=frozenset(range(3, len(header))), simulated=contents.simulated)
     block = table_block("measurements", table, keep)
     if len(parts) <= 12:
         return block

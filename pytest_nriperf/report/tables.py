@@ -40,6 +40,12 @@ class TextTable:
     rows: tuple[tuple[Field, ...], ...]
     notes: tuple[str, ...] = ()
     numeric: frozenset[int] = field(default_factory=frozenset)
+    simulated: bool = False
+
+    @property
+    def heading(self) -> str:
+        """The title, and SIMULATED where it is due."""
+        return f"{self.title}{' SIMULATED' if self.simulated else ''}".strip()
 
     def text(self) -> str:
         """For a terminal: columns aligned, the marked field with a star."""
@@ -54,7 +60,7 @@ class TextTable:
             for row in cells
         ]
         rule = "  ".join("-" * width for width in widths)
-        return "\n".join([format_text(self.title), lines[0], rule, *lines[1:], *map(format_text, self.notes)]) + "\n"
+        return "\n".join([format_text(self.heading), lines[0], rule, *lines[1:], *map(format_text, self.notes)]) + "\n"
 
     def markdown(self) -> str:
         """For GitHub: the marked field is bold."""
@@ -63,14 +69,15 @@ class TextTable:
         body = [[_bold(entry) for entry in row] for row in self.rows]
         lines = [f"| {' | '.join(row)} |" for row in [head, rule, *body]]
         notes = [f"\n{markdown_text(note)}" for note in self.notes]
-        return "\n".join([f"**{markdown_text(self.title)}**", "", *lines, *notes]) + "\n"
+        return "\n".join([f"**{markdown_text(self.heading)}**", "", *lines, *notes]) + "\n"
 
     def csv(self) -> str:
         """For programs: values in base units; a text that a spreadsheet would take for a formula is quoted."""
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
-        writer.writerow([_harmless(word) for word in self.header])
-        writer.writerows([[entry.value or _harmless(entry.text) for entry in row] for row in self.rows])
+        more = (["simulated"], ["yes"]) if self.simulated else ([], [])
+        writer.writerow([_harmless(word) for word in self.header] + more[0])
+        writer.writerows([[entry.value or _harmless(entry.text) for entry in row] + more[1] for row in self.rows])
         return out.getvalue()
 
     def html(self) -> str:
@@ -81,7 +88,7 @@ class TextTable:
         )
         body = "".join(f"<tr>{self._html_row(row)}</tr>" for row in self.rows)
         notes = "".join(f'<p class="note">{escaped(note)}</p>' for note in self.notes)
-        caption = f"<caption>{escaped(self.title)}</caption>" if self.title else ""
+        caption = f"<caption>{escaped(self.heading)}</caption>" if self.title else ""
         table = f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
         return f'<div class="wide" tabindex="0" role="region" aria-label="{escaped(self.title)}">{table}</div>{notes}'
 
@@ -153,9 +160,8 @@ def wisdom_table(table: WisdomTable) -> TextTable:
     notes = [f"Median of {runs} run{'' if most == 1 else 's'} a cell, lowest to highest run; star: the {word} of all."]
     if most == 1:
         notes = [f"One run a cell: no spread is known; star: the {word} of all."]
-    if any(entry.simulated for entry in found):
-        notes.append("SIMULATED")
-    return TextTable(_wisdom_title(table), header, rows, tuple(notes), frozenset(range(1, len(header))))
+    simulated = any(entry.simulated for entry in found)
+    return TextTable(_wisdom_title(table), header, rows, tuple(notes), frozenset(range(1, len(header))), simulated)
 
 
 def _wisdom_title(table: WisdomTable) -> str:
@@ -185,7 +191,8 @@ def front_table(cells: Sequence[FrontCell], most: int = 40) -> TextTable:
     if len(chosen) > most:
         notes.append(f"{most} of {len(chosen)} cells are shown; the CSV has all.")
     header = ("cell", "TPOT", "node throughput", "CPUs", "on the front", "probability")
-    return TextTable("Pareto front", header, rows, tuple(notes), frozenset({1, 2, 3, 5}))
+    simulated = any(cell.row.simulated for cell in cells)
+    return TextTable("Pareto front", header, rows, tuple(notes), frozenset({1, 2, 3, 5}), simulated)
 
 
 def _front_row(cell: FrontCell) -> tuple[Field, ...]:
@@ -209,6 +216,7 @@ def rows_table(rows: Sequence[Row], metrics: Sequence[str] = ("tpot", "itl", "tt
         header,
         tuple(_whole_row(row, axes, metrics) for row in rows),
         numeric=frozenset(range(len(axes), len(header))),
+        simulated=any(row.simulated for row in rows),
     )
 
 

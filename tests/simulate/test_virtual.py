@@ -78,10 +78,6 @@ def test_simulated_counters_show_the_bytes_that_the_replicas_read() -> None:
     assert {row.value for row in data.counters if row.node == 3} != set(busy)
 
 
-def test_a_run_says_that_it_is_simulated() -> None:
-    assert "SIMULATED" in engine().run(WORK, 0, 0).warnings[0]
-
-
 def test_one_call_takes_the_place_of_a_request() -> None:
     completion = engine().complete(Prompt("p", tokens=100), 8, replica=1, number=0, submit_ns=50)
     assert completion.prompt_tokens == 100
