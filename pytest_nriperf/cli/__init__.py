@@ -24,6 +24,8 @@ COMMANDS: dict[str, str] = {
     "judge": "judge stored sessions again, together, by any rule",
     "noise": "what can be detected on a node, with how many runs",
     "export": "run values for other tools",
+    "explain": "which counters moved between two recordings, and what that usually means",
+    "pcm": "a live table of what a pcm-sensor-server counts",
 }
 
 EXIT_STATUS = "exit status: 0 done, 1 the answer is no, 2 wrong usage, 3 the environment cannot do it"

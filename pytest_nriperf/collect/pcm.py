@@ -150,6 +150,10 @@ class PcmCollector:
         missing = tuple(f"{what} (0 in every answer)" for what in GIVES if what not in gives)
         return Availability(bool(gives), gives, missing)
 
+    def known_cpus(self) -> tuple[int, ...]:
+        """Every CPU that the server counts. Raises CollectorError."""
+        return tuple(sorted(self._ask(PcmParser(None))[0].cpus.values()))
+
     def start(self, target: Target) -> Iterable[CounterRow]:
         """The first reading, and the NMI watchdog, which takes one counter from PCM."""
         self.notes = []
