@@ -341,6 +341,13 @@ def test_pytest_benchmark_carries_our_metrics(suite: pytest.Pytester) -> None:
     assert record["extra_info"]["nriperf.icl_median_s"] == pytest.approx(0.005, rel=0.05)
 
 
+def test_a_report_is_one_page_that_needs_nothing_else(suite: pytest.Pytester) -> None:
+    run(suite, "--nri-report=out/report.html").stdout.fnmatch_lines(["report written to *out/report.html"])
+    page = (suite.path / "out" / "report.html").read_text()
+    assert "SIMULATED" in page
+    assert "test_perf.py::test_chat" in page
+
+
 def test_a_suite_that_does_not_use_us_hears_nothing_of_us(pytester: pytest.Pytester) -> None:
     pytester.makepyfile("def test_it(): pass")
     result = pytester.runpytest_subprocess()

@@ -1,4 +1,4 @@
-"""What a session leaves for machines and job pages: `--nri-json`, `--nri-summary`, a GitHub job's own."""
+"""What a session leaves behind besides recordings: verdicts as JSON, a Markdown summary, a page, a GitHub job's own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,12 @@ LARGEST_SUMMARY = 1 << 20
 
 
 def write_outputs(
-    verdicts: Sequence[Verdict], settings: Settings, environment: Mapping[str, str], *, node: str
+    verdicts: Sequence[Verdict],
+    settings: Settings,
+    environment: Mapping[str, str],
+    *,
+    node: str,
+    recordings: Sequence[Path] = (),
 ) -> Iterator[str]:
     """Write the files that were asked for and yield lines for the terminal: annotations, and where the files are.
 
@@ -24,6 +29,13 @@ def write_outputs(
     """
     if settings.json:
         yield _written(settings.path(settings.json), verdict_document(verdicts, node=node) + "\n", "verdicts")
+    if settings.report and recordings:
+        from pytest_nriperf.report.contents import gather
+        from pytest_nriperf.report.html import write_report
+
+        path = settings.path(settings.report)
+        write_report(gather(recordings, verdicts), path)
+        yield f"report written to {path}"
     text = markdown_summary(verdicts, node=node)
     if settings.summary:
         yield _written(settings.path(settings.summary), text, "summary")

@@ -234,7 +234,8 @@ class NriSession:
             terminalreporter.line(text, **markup)
         verdicts = [verdict for result in self.results if result.judged for verdict in result.judged.verdicts]
         nodes = dict.fromkeys(str(result.measurement.document["baseline_node"]) for result in self.results)
-        for line in write_outputs(verdicts, self.settings, os.environ, node=", ".join(nodes)):
+        paths = [result.measurement.path for result in self.results]
+        for line in write_outputs(verdicts, self.settings, os.environ, node=", ".join(nodes), recordings=paths):
             terminalreporter.line(line)
 
     # -------------------------------------------------------------------------------------------------- inside
