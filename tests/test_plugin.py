@@ -369,3 +369,8 @@ def test_verdicts_are_left_for_machines_and_for_a_jobs_page(
     assert "SIMULATED" in (suite.path / "out/summary.md").read_text()
     assert "🔴 worse" in (suite.path / "page.md").read_text()
     assert any(line.startswith("::error file=test_") for line in result.outlines)
+
+
+def test_a_gated_test_that_judged_nothing_is_reported(suite: pytest.Pytester) -> None:
+    suite.makepyfile(test_perf=SUITE.replace("baseline.check(m)", "pass"))
+    run(suite).stdout.fnmatch_lines(["warning: test_perf.py::test_chat passed although its gate judged nothing;*"])

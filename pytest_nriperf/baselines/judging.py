@@ -17,7 +17,7 @@ from scipy.special import ndtri
 
 from pytest_nriperf.baselines.advice import advise, percent, too_few
 from pytest_nriperf.baselines.drift import REFERENCE, REFERENCE_ALPHA, REFERENCE_FLOOR, guarded, reference_values
-from pytest_nriperf.baselines.sessions import Baseline, SessionRecord, split_metric
+from pytest_nriperf.baselines.sessions import MEDIAN, Baseline, SessionRecord, split_metric
 from pytest_nriperf.baselines.store import WINDOW
 from pytest_nriperf.baselines.verdict import Gate, Outcome, Verdict, differences
 from pytest_nriperf.stats import (
@@ -150,7 +150,23 @@ def _judge_metric(
             _judge_sessions(now, anchor, blank, level * ANCHOR_SHARE, known),
             anchor,
         )
-    return guarded(verdict, _references(now, usable, known))
+    return guarded(_with_low(verdict, now, recent, known), _references(now, usable, known))
+
+
+def _with_low(
+    verdict: Verdict, now: Sequence[SessionRecord], others: Sequence[SessionRecord], known: Knowledge
+) -> Verdict:
+    """Contention only adds time, so a slowdown of the code shows best in each run's low quantile: tell what it says."""
+    name, statistic = split_metric(verdict.metric)
+    low = f"{name}.low"
+    new, old = [one.values(low) for one in now], [one.values(low) for one in others]
+    if statistic != MEDIAN or verdict.outcome not in ("same", "unknown") or not any(new) or not any(old):
+        return verdict
+    blank = Verdict(low, "unknown", "", verdict.unit, verdict.better, alpha=verdict.alpha, simulated=verdict.simulated)
+    found = judge_values(list(filter(None, new)), list(filter(None, old)), blank, known.noise.get(low))
+    if found.outcome != "worse":
+        return verdict
+    return verdict.warned(f"each run's low quantile is {found.reason}; gate {low} to fail on it")
 
 
 def _judge_sessions(

@@ -7,8 +7,10 @@ from pathlib import Path
 
 from pytest_nriperf.baselines import Verdict
 from pytest_nriperf.errors import SettingsError
+from pytest_nriperf.metrics import Measurement
 from pytest_nriperf.report.document import verdict_document
 from pytest_nriperf.report.markdown import markdown_summary, workflow_annotations
+from pytest_nriperf.report.verdicts import printable
 from pytest_nriperf.settings import Settings
 
 # GitHub cuts a step's summary off at 1 MiB, and shows ten annotations of a kind.
@@ -46,6 +48,17 @@ def write_outputs(
             file.write(text.encode()[:LARGEST_SUMMARY].decode(errors="ignore"))
     if environment.get("GITHUB_ACTIONS") == "true":
         yield from workflow_annotations(verdicts, fail_on=settings.fail_on)
+
+
+def unjudged(passed: Sequence[str], judged: Sequence[Measurement]) -> Iterator[str]:
+    """A warning for every gated test that passed without a verdict: it would stay green whatever became slower."""
+    seen = {str(measurement.document["test"]) for measurement in judged}
+    for test in passed:
+        if test not in seen:
+            yield (
+                f"warning: {printable(test)} passed although its gate judged nothing; "
+                "let it call baseline.check with what it measured"
+            )
 
 
 def _written(path: Path, text: str, what: str) -> str:

@@ -36,7 +36,7 @@ from pytest_nriperf.provision.simulated import SimulatedProvisioner
 from pytest_nriperf.report.terminal import MeasurementSummary, MetricLine, ProgressLine, failure_message, summary
 from pytest_nriperf.seams import EngineOptions, Generator, ModelChoice, Provisioner
 from pytest_nriperf.session.config import COLLECTED, CURRENT, SESSION, session_settings
-from pytest_nriperf.session.outputs import write_outputs
+from pytest_nriperf.session.outputs import unjudged, write_outputs
 from pytest_nriperf.settings import Settings
 from pytest_nriperf.stats import suite_share
 
@@ -117,6 +117,7 @@ class NriSession:
 
     def __post_init__(self) -> None:
         self._benches: list[Bench] = []
+        self._passed: list[str] = []
         self._undo = contextlib.ExitStack()
         self._reporter: Any = self.config.pluginmanager.get_plugin("terminalreporter")
         terminal = bool(self._reporter and self._reporter.isatty and not os.environ.get("CI"))
@@ -207,6 +208,8 @@ class NriSession:
         report = yield
         if call.excinfo is not None and isinstance(call.excinfo.value, NriperfError) and report.failed:
             report.longrepr = f"{item.nodeid}: {call.excinfo.value}"
+        if call.when == "call" and report.passed and gate_of(arguments_of(item, "gate")).metrics:
+            self._passed.append(item.nodeid)
         return report
 
     def pytest_keyboard_interrupt(self) -> None:
@@ -232,6 +235,8 @@ class NriSession:
                     terminalreporter.line(line)
         for text, markup in summary([_summarised(result) for result in self.results]):
             terminalreporter.line(text, **markup)
+        for test in unjudged(self._passed, [result.measurement for result in self.results if result.judged]):
+            terminalreporter.line(test, yellow=True)
         verdicts = [verdict for result in self.results if result.judged for verdict in result.judged.verdicts]
         nodes = dict.fromkeys(str(result.measurement.document["baseline_node"]) for result in self.results)
         paths = [result.measurement.path for result in self.results]

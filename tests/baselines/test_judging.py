@@ -135,3 +135,16 @@ def test_a_verdict_is_plain_json() -> None:
     plain = verdict(record("20", [1.5], treatment={"torch": "2.13"}), FOUR[0]).as_dict()
     assert plain["interval"] == [-1.0, None]
     assert plain["suspects"] == [{"field": "torch", "baseline": "2.12", "now": "2.13"}]
+
+
+def test_what_only_the_low_quantile_shows_is_told() -> None:
+    noisy = (1.0, 1.3, 1.05, 1.6, 1.1)
+
+    def with_low(name: str, low: float) -> SessionRecord:
+        runs = {run: {"median": value, "low": low + run / 1000} for run, value in enumerate(noisy)}
+        return SessionRecord(name, f"2026-11-{name}", {}, {"itl": MetricRuns("s", "lower", runs)})
+
+    before = [with_low(f"0{day}", 0.9 + day / 1000) for day in range(1, 5)]
+    found = judge([with_low("20", 1.0)], Baseline(KEY, tuple(before)), [Gate("itl")], alpha=0.05)[0]
+    assert found.outcome == "unknown"
+    assert any("low quantile is +10" in text and "gate itl.low" in text for text in found.warnings)
