@@ -20,6 +20,10 @@ def make_generator(
     notice: Callable[[str], None] = lambda _: None,
 ) -> Generator:
     """The generator of one run for a model choice; see WorkerGenerator for the arguments."""
+    if choice.kind == "openai":
+        from pytest_nriperf.generate.openai import OpenAIGenerator
+
+        return OpenAIGenerator(choice)
     from pytest_nriperf.generate.process import WorkerGenerator
 
     return WorkerGenerator(
