@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pytest_nriperf.counters.definitions import COUNTERS, CounterKind
-from pytest_nriperf.counters.runs import RunValues, counter_views, disturbance_facts, per_run_counters
+from pytest_nriperf.counters.runs import RunValues, counter_views, per_run_counters
 from pytest_nriperf.counters.series import CounterTable, Series, Undefined, Window
 from pytest_nriperf.counters.view import RunView
 
@@ -17,6 +17,5 @@ __all__ = [
     "Undefined",
     "Window",
     "counter_views",
-    "disturbance_facts",
     "per_run_counters",
 ]

@@ -71,18 +71,3 @@ def _context(prompt: Any, output: Any, tokens: int) -> dict[str, float]:
         return {}
     contexts = [mean_context(float(p), float(n)) * float(n) for p, n in zip(prompt, output, strict=True)]
     return {"context_tokens": sum(contexts) / tokens}
-
-
-def disturbance_facts(values: Mapping[str, float]) -> dict[str, float]:
-    """One run's counter metrics under the names by which runs are found to have been disturbed.
-
-    >>> disturbance_facts({"steal_share": 0.04, "thermal_throttles": 2.0, "ipc": 1.3})
-    {'steal_share': 0.04, 'throttled_share': 1.0}
-    """
-    facts = {
-        "steal_share": values.get("steal_share"),
-        "cpu_pressure_share": values.get("cpu_pressure"),
-        "throttled_share": None if "thermal_throttles" not in values else float(values["thermal_throttles"] > 0),
-        "cgroup_throttled_share": values.get("throttled_time"),
-    }
-    return {name: value for name, value in facts.items() if value is not None}

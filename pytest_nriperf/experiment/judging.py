@@ -9,7 +9,11 @@ from typing import Any
 from pytest_nriperf.baselines import BaselineStore, Gate, Verdict, judge, looks
 from pytest_nriperf.baselines.evidence import baseline_key, session_record
 from pytest_nriperf.baselines.noise import load_noise
+from pytest_nriperf.baselines.sessions import Baseline, SessionRecord
+from pytest_nriperf.baselines.store import WINDOW
+from pytest_nriperf.counters import COUNTERS
 from pytest_nriperf.errors import BaselineError
+from pytest_nriperf.explain import explain
 from pytest_nriperf.marks import GateMark
 from pytest_nriperf.metrics import Measurement
 from pytest_nriperf.settings import Settings
@@ -20,13 +24,15 @@ from pytest_nriperf.stats import level_at, suite_share
 class Judged:
     """Verdicts of one measurement, and what was done to the baseline (`stored`, `refused` or nothing) in words.
 
-    `at_look` is False between the planned looks of an adaptive number of runs, when nothing may be decided.
+    `explanation` names the counters that moved with a verdict of worse or better, if any stands out. `at_look` is False
+    between the planned looks of an adaptive number of runs, when nothing may be decided.
     """
 
     verdicts: tuple[Verdict, ...]
     stored: str = ""
     refused: str = ""
     at_look: bool = True
+    explanation: str = ""
 
     def failing(self, fail_on: Sequence[str]) -> tuple[Verdict, ...]:
         """The verdicts that fail a test. What was stored just now is no longer missing."""
@@ -66,15 +72,28 @@ def judge_measurement(
     runs = len(measurement.runs)
     level = (level_at(plan, runs) or plan[0].alpha) if plan else share
     verdicts = tuple(judge([record], baseline, gates, alpha=share, look=level, noise=noise, test=test))
+    explanation = _explained(verdicts, record, baseline)
     if not accept:
-        return Judged(verdicts, at_look=not plan or runs in {look.runs for look in plan})
+        return Judged(verdicts, at_look=not plan or runs in {look.runs for look in plan}, explanation=explanation)
     if settings.accept == "all" or (settings.accept == "missing" and baseline is None):
         try:
             store.append(file, key, record, verdicts)
         except BaselineError as error:
-            return Judged(verdicts, refused=str(error))
-        return Judged(verdicts, stored=f"stored in {store.path(file)}")
-    return Judged(verdicts)
+            return Judged(verdicts, refused=str(error), explanation=explanation)
+        return Judged(verdicts, stored=f"stored in {store.path(file)}", explanation=explanation)
+    return Judged(verdicts, explanation=explanation)
+
+
+def _explained(verdicts: Sequence[Verdict], record: SessionRecord, baseline: Baseline | None) -> str:
+    """What moved since the baseline's newest sessions together with the first metric that changed."""
+    changed = next((verdict for verdict in verdicts if verdict.outcome in ("worse", "better")), None)
+    if changed is None or baseline is None:
+        return ""
+    names = [*COUNTERS, changed.metric]
+    others = baseline.without([record.session]).sessions[-WINDOW:]
+    before = {name: [value for one in others for value in one.values(name)] for name in names}
+    found = explain(changed.metric, before, {name: record.values(name) for name in names})
+    return "" if found is None else str(found)
 
 
 def settled(measurement: Measurement, gate: GateMark, **known: Any) -> bool:

@@ -187,7 +187,7 @@ class NriSession:
             item.user_properties.extend(_properties(verdict))
         failing = judged.failing(self.settings.fail_on)
         message = failure_message(failing, str(measurement.path)) if failing else ""
-        return f"{message}\n{judged.refused}".strip() if judged.refused else message
+        return "\n".join(filter(None, (message, judged.explanation if failing else "", judged.refused)))
 
     def tell_benchmark(self, request: pytest.FixtureRequest, llm: Llm) -> None:
         """Where pytest-benchmark drove `llm.generate`: our metrics as extra information of its record."""
@@ -317,7 +317,8 @@ def _summarised(result: Result) -> MeasurementSummary:
         verdict = verdicts.get(name)
         note = "stored" if stored and verdict is not None and verdict.outcome == "missing" else ""
         lines.append(MetricLine(name, metric.value, metric.unit, spread, verdict, note))
-    remarks = [text for text in (result.judged.stored, result.judged.refused) if text] if result.judged else []
+    judged = result.judged
+    remarks = [text for text in (judged.explanation, judged.stored, judged.refused) if text] if judged else []
     return MeasurementSummary(
         test=str(document["test"]),
         sizes=_sizes(document["balloon"]),

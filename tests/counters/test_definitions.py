@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from pytest_nriperf.counters import COUNTERS, RunView, Undefined, disturbance_facts, per_run_counters
+from pytest_nriperf.counters import COUNTERS, RunView, Undefined, per_run_counters
 from pytest_nriperf.counters.roofline import bytes_per_token, limit, mean_context
 from pytest_nriperf.counters.view import cpus_of
 from tests.counters.views import WINDOW, level, pcm_rows, steady, view
@@ -173,17 +173,6 @@ def test_a_simulated_machines_bandwidth_is_summed_over_nodes() -> None:
         for row in level("simulated", "memory_read_bandwidth", 3e9, node=node)
     ]
     assert value("memory_bandwidth", view(rows)) == pytest.approx(6e9)
-
-
-def test_what_disturbs_a_run_has_the_names_of_the_rules(proc: RunView) -> None:
-    values = {
-        name: kind.value(proc)
-        for name, kind in COUNTERS.items()
-        if name in ("steal_share", "cpu_pressure", "throttled_time")
-    }
-    assert disturbance_facts(values) == pytest.approx(
-        {"steal_share": 0.025, "cpu_pressure_share": 0.2, "cgroup_throttled_share": 0.5}
-    )
 
 
 @pytest.mark.parametrize("document", [{}, {"balloon": None}, {"balloon": {"granted": {"replicas": 3}}}])

@@ -1,0 +1,63 @@
+"""A verdict of worse names the counters that moved with it since the baseline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pytest_nriperf.baselines import BaselineStore
+from pytest_nriperf.experiment.judging import Judged, judge_measurement
+from pytest_nriperf.marks import GateMark
+from pytest_nriperf.metrics import Measurement
+from pytest_nriperf.recording import write_document, write_run
+from pytest_nriperf.seams import CounterRow
+from pytest_nriperf.settings import RunPlan, Settings
+from tests.recorded import described, run_of
+
+
+def measured(folder: Path, gap_ms: float, remote: int, day: int) -> Measurement:
+    folder.mkdir(parents=True)
+    write_document(folder, {**described("suites/test_chat.py::test_chat", day), "simulated": True})
+    for run in range(1, 9):
+        rows, tokens = run_of(gap_ms + run / 1000)
+        begin, end = rows[0].submit_ns, max(row.end_ns or 0 for row in rows)
+        found = [
+            CounterRow(t, t, "proc", name, "gauge", size, "B", replica=0)
+            for t in (begin, (begin + end) // 2, end)
+            for name, size in (("remote_memory", remote), ("local_memory", 100 - remote))
+        ]
+        write_run(folder, run, rows, tokens, found)
+    return Measurement.from_recording(folder)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> BaselineStore:
+    return BaselineStore(tmp_path / "baselines", "sim", simulated=True)
+
+
+def judged(measurement: Measurement, store: BaselineStore) -> Judged:
+    settings = Settings(accept="missing", runs=RunPlan(8, 8))
+    return judge_measurement(
+        measurement,
+        ["itl"],
+        GateMark(("itl",), None, None),
+        store=store,
+        settings=settings,
+        gated_metrics=1,
+        accept=True,
+    )
+
+
+def test_the_pages_are_blamed_for_a_slower_session(tmp_path: Path, store: BaselineStore) -> None:
+    first = judged(measured(tmp_path / "s1/t", 40.0, 0, 1), store)
+    assert (first.verdicts[0].outcome, first.explanation) == ("missing", "")
+    slower = judged(measured(tmp_path / "s2/t", 48.0, 60, 2), store)
+    assert slower.verdicts[0].outcome == "worse"
+    assert slower.explanation == "itl +20 %, remote memory share 0 % -> 60 %: pages are on the wrong node"
+
+
+def test_where_no_counter_moved_nothing_is_said(tmp_path: Path, store: BaselineStore) -> None:
+    judged(measured(tmp_path / "s1/t", 40.0, 0, 1), store)
+    slower = judged(measured(tmp_path / "s2/t", 48.0, 0, 2), store)
+    assert (slower.verdicts[0].outcome, slower.explanation) == ("worse", "")
