@@ -17,6 +17,7 @@ from pytest_nriperf.errors import NriperfError
 COMMANDS: dict[str, str] = {
     "topology": "sockets, NUMA nodes, cores and hyperthreads of a node, drawn",
     "plan": "which CPUs a balloon would get, drawn",
+    "doctor": "what on this node will spoil a measurement, and how to mend it",
     "show": "metrics and the dots (token gaps over time) of a recording, or what a session holds",
     "report": "an HTML page over recordings and sessions: verdicts, dots, fronts, tables; CSV, Markdown and plots",
     "compare": "how far one recording or session lies from another",

@@ -6,6 +6,7 @@ import ctypes
 import os
 import platform
 import shutil
+import threading
 from dataclasses import dataclass
 
 from pytest_nriperf.errors import ProvisionError
@@ -33,8 +34,11 @@ class MemoryPolicy:
 
     def apply_to_this_thread(self) -> None:
         """Without numactl: set the policy of the calling thread, which the processes that it starts inherit."""
-        if self.mode == "default" or shutil.which("numactl") is not None:
-            return
+        if self.mode != "default" and shutil.which("numactl") is None:
+            self.set_for_this_thread()
+
+    def set_for_this_thread(self) -> None:
+        """The system call itself, for bind and interleave. Raises ProvisionError where it is not permitted."""
         number = _SYSCALL.get(platform.machine())
         if number is None:
             raise ProvisionError(f"no memory binding without numactl on {platform.machine()}", "install numactl")
@@ -49,3 +53,19 @@ class MemoryPolicy:
                 f"memory cannot be bound to NUMA nodes {format_cpus(self.nodes)}: {os.strerror(error)}",
                 "allow set_mempolicy (in containers: CAP_SYS_NICE or a seccomp profile), or use memory='any'",
             )
+
+
+def why_memory_cannot_be_bound(node: int) -> str:
+    """Empty when this process may bind memory to a NUMA node, else why not; tried in a thread that ends."""
+    refused: list[str] = []
+
+    def attempt() -> None:
+        try:
+            MemoryPolicy("bind", frozenset({node})).set_for_this_thread()
+        except ProvisionError as error:
+            refused.append(error.fact)
+
+    thread = threading.Thread(target=attempt)
+    thread.start()
+    thread.join()
+    return refused[0] if refused else ""

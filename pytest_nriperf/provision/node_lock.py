@@ -52,6 +52,11 @@ def node_lock(node: str) -> Iterator[None]:
         os.close(descriptor)
 
 
+def check_lock() -> None:
+    """Whether the lock could be taken by this user. Raises ProvisionError."""
+    os.close(_open(lock_path()))
+
+
 def _open(path: Path) -> int:
     """The lock file, made for everybody: the next user of this machine must be able to lock it too."""
     try:
