@@ -20,6 +20,7 @@ from pytest_nriperf.baselines.drift import REFERENCE, REFERENCE_ALPHA, REFERENCE
 from pytest_nriperf.baselines.sessions import MEDIAN, Baseline, SessionRecord, split_metric
 from pytest_nriperf.baselines.store import WINDOW
 from pytest_nriperf.baselines.verdict import Gate, Outcome, Verdict, differences
+from pytest_nriperf.counters import COUNTERS
 from pytest_nriperf.stats import (
     NO_SPREAD,
     Look,
@@ -235,6 +236,8 @@ def judge_values(
         sessions=len(now),
         baseline_sessions=len(baseline),
     )
+    offset = COUNTERS[blank.metric].offset if blank.metric in COUNTERS else 0.0
+    now, baseline = _above(now, offset), _above(baseline, offset)
     if min(min(map(min, filter(None, now))), min(map(min, filter(None, baseline)))) <= 0:
         return replace(blank, outcome="unknown", reason=f"{blank.metric} has values that are not positive: no ratio")
     sign = 1.0 if blank.better == "lower" else -1.0
@@ -354,6 +357,11 @@ def _blank(now: Sequence[SessionRecord], gate: Gate, alpha: float, test: str) ->
 def _relative(low: float, high: float, sign: float) -> tuple[float, float]:
     ends = sorted((sign * low, sign * high))
     return math.expm1(ends[0]), math.expm1(ends[1])
+
+
+def _above(sessions: Sequence[Sequence[float]], offset: float) -> Sequence[Sequence[float]]:
+    """Values on a scale where nothing is not zero (`counters.CounterKind.offset`)."""
+    return [[value + offset for value in session] for session in sessions] if offset else sessions
 
 
 def _logs(sessions: Sequence[Sequence[float]], sign: float) -> Logs:

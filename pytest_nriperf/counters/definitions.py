@@ -18,16 +18,23 @@ from pytest_nriperf.counters.view import RunView
 MIB = 1 << 20
 KIB = 1 << 10
 Reading = Callable[[RunView], float]
+# Offsets: a share in parts of the whole, rare events against ten a second, single events against one.
+WHOLE, OFTEN, ONCE = 1.0, 10.0, 1.0
 
 
 @dataclass(frozen=True)
 class CounterKind:
-    """One counter metric. `sources` are tried in order; each gives the value or raises Undefined."""
+    """One counter metric. `sources` are tried in order; each gives the value or raises Undefined.
+
+    `offset` is added on both sides before a verdict takes their ratio, for what is well at nothing: a share that
+    moves by 0.03 then moved by 3 % of the whole, not from nothing to infinity.
+    """
 
     unit: str
     better: str
     definition: str
     sources: tuple[Reading, ...]
+    offset: float = 0.0
 
     def value(self, view: RunView) -> float:
         """The run's value. Raises Undefined with every source's reason."""
@@ -211,13 +218,18 @@ COUNTERS: dict[str, CounterKind] = {
         (lambda view: _per_token(view, _memory(view, "read") + _memory(view, "write")),),
     ),
     "remote_share": CounterKind(
-        "share", "lower", "memory traffic of the CPUs that goes to another NUMA node", (_pcm_remote, _resctrl_remote)
+        "share",
+        "lower",
+        "memory traffic of the CPUs that goes to another NUMA node",
+        (_pcm_remote, _resctrl_remote),
+        offset=WHOLE,
     ),
     "remote_memory_share": CounterKind(
         "share",
         "lower",
         "memory of the processes that lies on other nodes than their CPUs, after the run",
         (_remote_memory,),
+        offset=WHOLE,
     ),
     "ipc": CounterKind(
         "",
@@ -275,52 +287,85 @@ COUNTERS: dict[str, CounterKind] = {
         (_attained,),
     ),
     "run_queue_wait": CounterKind(
-        "share", "lower", "time that runnable threads waited for a CPU / that and their time on one", (_wait,)
+        "share",
+        "lower",
+        "time that runnable threads waited for a CPU / that and their time on one",
+        (_wait,),
+        offset=WHOLE,
     ),
     "foreign_share": CounterKind(
-        "share", "lower", "busy time of the visible CPUs that was not the engines'", (_foreign,)
+        "share",
+        "lower",
+        "busy time of the visible CPUs that was not the engines'",
+        (_foreign,),
+        offset=WHOLE,
     ),
-    "sibling_busy": CounterKind("share", "lower", "time that the hidden siblings were busy", (_sibling_busy,)),
+    "sibling_busy": CounterKind(
+        "share", "lower", "time that the hidden siblings were busy", (_sibling_busy,), offset=WHOLE
+    ),
     "involuntary_switches": CounterKind(
         "1/s",
         "lower",
         "times a second that a thread was made to leave its CPU",
         (_counted("proc", "involuntary_switches"),),
+        offset=OFTEN,
     ),
     "migrations": CounterKind(
         "1/s",
         "lower",
         "times a second that a thread changed its CPU",
         (_counted("perf", "cpu_migrations"), _counted("proc", "migrations")),
+        offset=OFTEN,
     ),
     "major_faults": CounterKind(
-        "1/s", "lower", "page faults a second that had to read the disk", (_counted("proc", "major_faults"),)
+        "1/s",
+        "lower",
+        "page faults a second that had to read the disk",
+        (_counted("proc", "major_faults"),),
+        offset=OFTEN,
     ),
     "numa_migrations": CounterKind(
         "1/s",
         "lower",
         "pages a second that the kernel moved between NUMA nodes",
         (_counted("proc", "numa_pages_migrated"),),
+        offset=OFTEN,
     ),
     "page_reclaims": CounterKind(
-        "1/s", "lower", "pages a second that had to be searched for free memory", (_counted("proc", "pgscan_direct"),)
+        "1/s",
+        "lower",
+        "pages a second that had to be searched for free memory",
+        (_counted("proc", "pgscan_direct"),),
+        offset=OFTEN,
     ),
     "throttled_time": CounterKind(
         "s/s",
         "lower",
         "time that CPUs were refused by a CPU limit, per second",
         (_counted("proc", "throttled_time", 1e-9),),
+        offset=WHOLE,
     ),
-    "steal_share": CounterKind("share", "lower", "time of the machine that its hypervisor took", (_steal,)),
+    "steal_share": CounterKind(
+        "share", "lower", "time of the machine that its hypervisor took", (_steal,), offset=WHOLE
+    ),
     "cpu_pressure": CounterKind(
         "share",
         "lower",
         "time in which some task of the machine waited for a CPU",
         (_counted("proc", "cpu_pressure", 1e-9),),
+        offset=WHOLE,
     ),
     "memory_pressure": CounterKind(
-        "share", "lower", "time in which some task waited for memory", (_counted("proc", "memory_pressure", 1e-9),)
+        "share",
+        "lower",
+        "time in which some task waited for memory",
+        (_counted("proc", "memory_pressure", 1e-9),),
+        offset=WHOLE,
     ),
-    "thermal_throttles": CounterKind("", "lower", "times that heat or power slowed the CPUs down", (_throttles,)),
-    "system_interrupts": CounterKind("", "lower", "system management interrupts (SMI)", (_system_interrupts,)),
+    "thermal_throttles": CounterKind(
+        "", "lower", "times that heat or power slowed the CPUs down", (_throttles,), offset=ONCE
+    ),
+    "system_interrupts": CounterKind(
+        "", "lower", "system management interrupts (SMI)", (_system_interrupts,), offset=ONCE
+    ),
 }

@@ -61,3 +61,20 @@ def test_where_no_counter_moved_nothing_is_said(tmp_path: Path, store: BaselineS
     judged(measured(tmp_path / "s1/t", 40.0, 0, 1), store)
     slower = judged(measured(tmp_path / "s2/t", 48.0, 0, 2), store)
     assert (slower.verdicts[0].outcome, slower.explanation) == ("worse", "")
+
+
+def test_a_share_that_was_nothing_can_be_gated(tmp_path: Path, store: BaselineStore) -> None:
+    def verdict(folder: str, remote: int, day: int) -> tuple[str, float | None]:
+        measurement = measured(tmp_path / folder, 40.0, remote, day)
+        settings = Settings(accept="missing", runs=RunPlan(8, 8))
+        gate = GateMark(("remote_memory_share",), None, None)
+        found = judge_measurement(
+            measurement, gate.metrics, gate, store=store, settings=settings, gated_metrics=1, accept=True
+        )
+        return found.verdicts[0].outcome, found.verdicts[0].effect
+
+    assert verdict("s1/t", 0, 1) == ("missing", None)
+    assert verdict("s2/t", 0, 2) == ("same", 0.0)
+    outcome, effect = verdict("s3/t", 30, 3)
+    assert outcome == "worse"
+    assert effect == pytest.approx(0.30)
