@@ -36,7 +36,7 @@ def nri(request: pytest.FixtureRequest, nri_node: Bench) -> Nri:
 def nri_requirements(request: pytest.FixtureRequest, nri_node: Bench) -> None:
     """Skips a test whose `requires_node` mark asks for what the node has not; such tests use it by themselves."""
     from pytest_nriperf.marks import unmet
-    from pytest_nriperf.session.working import arguments_of
+    from pytest_nriperf.session.collecting import arguments_of
 
     lacking = unmet(nri_node.topology, arguments_of(request.node, "requires_node"))
     if lacking:
@@ -45,15 +45,17 @@ def nri_requirements(request: pytest.FixtureRequest, nri_node: Bench) -> None:
 
 @pytest.fixture
 def nri_balloon(request: pytest.FixtureRequest, nri_node: Bench) -> Iterator[Balloon]:
-    """The granted, verified allocation that the test's `balloon` mark asks for."""
-    from pytest_nriperf.marks import balloon_spec
-    from pytest_nriperf.session.working import arguments_of
+    """The granted, verified allocation that the test's `balloon` mark asks for; in a duet both halves of it."""
+    from pytest_nriperf.errors import SpecError
+    from pytest_nriperf.session.collecting import balloons_of
 
-    spec = balloon_spec(arguments_of(request.node, "balloon"))
-    other_boot = spec.boot_needed(nri_node.topology)
+    specs = balloons_of(request.node)
+    if len(specs) > 1:
+        raise SpecError("balloon: each variant of this test has a balloon of its own", "leave the balloon fixture out")
+    other_boot = specs[0].boot_needed(nri_node.topology)
     if other_boot:
         pytest.skip(other_boot)
-    with nri_node.balloon(spec) as balloon:
+    with nri_node.balloon(specs[0]) as balloon:
         yield balloon
 
 
@@ -64,22 +66,28 @@ def balloon(nri_balloon: Balloon) -> Balloon:
 
 
 @pytest.fixture
-def nri_llm(request: pytest.FixtureRequest, nri_node: Bench, nri_balloon: Balloon) -> Iterator[Llm]:
+def nri_llm(request: pytest.FixtureRequest, nri_node: Bench) -> Iterator[Llm]:
     """The instrumented generator of the test's `llm` mark, inside the test's balloon."""
     from pytest_nriperf.experiment.llm import open_llm
     from pytest_nriperf.marks import llm_request
-    from pytest_nriperf.session.working import arguments_of, own_session
+    from pytest_nriperf.session.collecting import arguments_of, balloons_of, variants_on
+    from pytest_nriperf.session.working import own_session
 
     session = own_session(request.config)
     asked = llm_request(arguments_of(request.node, "llm"))
     choice = nri_node.model(asked.model, asked.dtype, asked.weights)
+    specs = balloons_of(request.node)
+    other_boot = next(filter(None, (spec.boot_needed(nri_node.topology) for spec in specs)), "")
+    if other_boot:
+        pytest.skip(other_boot)
     with open_llm(
         nri_node,
-        nri_balloon,
+        request.getfixturevalue("nri_balloon") if len(specs) == 1 else None,
         choice,
         keep_loaded=asked.keep_loaded,
         caller=session.caller,
         settled=session.settled,
+        variants=variants_on(request.node),
     ) as llm:
         yield llm
         session.tell_benchmark(request, llm)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from pytest_nriperf.balloons import BalloonSpec
@@ -20,6 +20,9 @@ Arguments = tuple[Sequence[Any], Mapping[str, Any]]
 
 LLM_ARGUMENTS = ("model", "dtype", "weights", "keep_loaded")
 GATE_ARGUMENTS = ("tolerance", "floor")
+BALLOON_ARGUMENTS = tuple(each.name for each in fields(BalloonSpec))
+VARIANT_ARGUMENTS = ("model", "dtype", "weights", *BALLOON_ARGUMENTS, "env", "python")
+VARIANT_MODES = ("turns", "duet")
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,44 @@ class GateMark:
     metrics: tuple[str, ...] = ()
     tolerance: float | None = None
     floor: float | None = None
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One side of a comparison inside one session: what the test asks for, changed by the variant's own arguments.
+
+    `own` are these arguments as written. `environment` and `python` are of the engine's process.
+    """
+
+    name: str
+    llm: LlmRequest
+    balloon: BalloonSpec
+    environment: Mapping[str, str]
+    python: str
+    own: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class VariantsMark:
+    """What `@pytest.mark.variants` asks for: `second` is judged against `first`, in turns or side by side (duet)."""
+
+    first: Variant
+    second: Variant
+    duet: bool = False
+
+    @property
+    def balloon(self) -> BalloonSpec | None:
+        """The one balloon that both run in, one after the other or in a half each; None when their balloons differ."""
+        spec = self.first.balloon
+        if not self.duet:
+            return spec if spec == self.second.balloon else None
+        replicas = int(spec.replicas)
+        return replace(spec, replicas=2 * replicas, cpus=spec.cpus or f"{50 / replicas:g}%")
+
+    @property
+    def balloons(self) -> tuple[BalloonSpec, ...]:
+        """Everything that will be provisioned."""
+        return (self.balloon,) if self.balloon else (self.first.balloon, self.second.balloon)
 
 
 @dataclass(frozen=True)
@@ -109,6 +150,64 @@ def gate_of(marks: Sequence[Arguments]) -> GateMark:
         parse_metric(name)
     shares = {name: _share("gate", name, value) for name, value in named.items()}
     return GateMark(metrics=tuple(dict.fromkeys(positional)), **shares)
+
+
+def variants_of(
+    marks: Sequence[Arguments], *, balloon: Sequence[Arguments], llm: Sequence[Arguments]
+) -> VariantsMark | None:
+    """The variants of a test from its closest mark, None without one; `balloon`, `llm` are the test's other marks."""
+    if not marks:
+        return None
+    positional, named = marks[0]
+    mode = named.get("mode", "turns")
+    given = {name: value for name, value in named.items() if name != "mode"}
+    if positional or len(given) != 2:
+        raise SpecError(
+            f"variants: {len(positional) + len(given)} variants, it takes two with a name each",
+            'write for example variants(a={"dtype": "float32"}, b={"dtype": "bfloat16"})',
+        )
+    if mode not in VARIANT_MODES:
+        raise SpecError(f"variants: mode = {mode!r} is unknown", "write 'turns' or 'duet'")
+    first, second = (_variant(name, own, balloon, llm) for name, own in given.items())
+    if first.llm.keep_loaded:
+        raise SpecError("variants: a model that stays loaded is one run", "leave llm(keep_loaded=True) out")
+    if mode == "duet":
+        _check_duet(first, second)
+    return VariantsMark(first, second, mode == "duet")
+
+
+def _variant(name: str, own: Any, balloon: Sequence[Arguments], llm: Sequence[Arguments]) -> Variant:
+    if not isinstance(own, Mapping):
+        raise SpecError(f"variants: {name} = {own!r} is no dictionary", f'write {name}={{"dtype": "bfloat16"}}')
+    _known(f"variants: {name}", own, VARIANT_ARGUMENTS)
+    environment, python = own.get("env", {}), own.get("python", "")
+    if not isinstance(environment, Mapping) or not all(
+        isinstance(text, str) for pair in environment.items() for text in pair
+    ):
+        raise SpecError(
+            f"variants: {name}: env = {environment!r} holds what is no text", 'write env={"OMP_NUM_THREADS": "2"}'
+        )
+    if not isinstance(python, str):
+        raise SpecError(f"variants: {name}: python = {python!r} is no path", "write the path of an interpreter")
+    try:
+        spec = balloon_spec([((), {key: value for key, value in own.items() if key in BALLOON_ARGUMENTS}), *balloon])
+        request = llm_request([((), {key: value for key, value in own.items() if key in LLM_ARGUMENTS}), *llm])
+    except SpecError as error:
+        raise SpecError(f"variants: {name}: {error.fact}", error.next_step) from None
+    return Variant(name, request, spec, dict(environment), python, dict(own))
+
+
+def _check_duet(first: Variant, second: Variant) -> None:
+    """Side by side the balloons are equal, and twice as many replicas have to be counted beforehand."""
+    if first.balloon != second.balloon:
+        raise SpecError(
+            f"variants: mode='duet' has two equal balloons, {first.name} and {second.name} ask for different ones",
+            "leave mode out: then they take turns",
+        )
+    if not isinstance(first.balloon.replicas, int):
+        raise SpecError(
+            f"variants: mode='duet' with replicas={first.balloon.replicas!r}", "give the number of replicas a variant"
+        )
 
 
 def check_requirements(marks: Sequence[Arguments]) -> dict[str, int]:

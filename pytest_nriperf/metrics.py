@@ -215,6 +215,8 @@ class CounterMetrics(Mapping[str, Metric]):
 class Measurement:
     """What `llm.measure` gives: metrics, the raw tables (Arrow, nanoseconds) and what to be careful about.
 
+    Of a test with variants this is the second variant's, and `variants` holds both by name.
+
     `runs` are the finished runs; `measured`, `warmup` and `failures` count requests (failures of phase `measure`).
     """
 
@@ -230,6 +232,7 @@ class Measurement:
     warnings: tuple[str, ...]
     pool: Mapping[str, Samples] = field(repr=False)
     attached: CounterMetrics | None = field(default=None, repr=False)
+    variants: Mapping[str, Measurement] = field(default_factory=dict, repr=False)
 
     @classmethod
     def from_recording(cls, recording: Recording | Path) -> Measurement:

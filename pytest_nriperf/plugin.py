@@ -45,7 +45,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Check the marks of all collected tests, before -k selects: a mistake is a usage error that names it."""
     ours = [item for item in items if any(mark.name in OUR_MARKS for mark in item.iter_markers())]
     if ours:
-        from pytest_nriperf.session.working import collected
+        from pytest_nriperf.session.collecting import collected
 
         config.stash[COLLECTED] = collected(ours)
 

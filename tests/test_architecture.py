@@ -51,6 +51,7 @@ PYTEST_FILES = {
     "fixtures.py",
     "session/config.py",
     "session/hooks.py",
+    "session/collecting.py",
     "session/working.py",
     "session/handles.py",
 }

@@ -10,7 +10,7 @@ import numpy as np
 
 from pytest_nriperf.baselines.judging import Sides, decide
 from pytest_nriperf.baselines.verdict import Verdict
-from pytest_nriperf.stats import NO_SPREAD, shift_of_pairs
+from pytest_nriperf.stats import NO_SPREAD, detectable, shift_of_pairs
 
 
 def abba(rounds: int) -> str:
@@ -26,8 +26,12 @@ def abba(rounds: int) -> str:
     return "".join("AB" if number % 4 in (0, 3) else "BA" for number in range(rounds))
 
 
-def judge_pairs(first: Sequence[float], second: Sequence[float], blank: Verdict) -> Verdict:
+def judge_pairs(
+    first: Sequence[float], second: Sequence[float], blank: Verdict, *, level: float | None = None
+) -> Verdict:
     """Judge variant b (`second`) against a (`first`); values stand in pairs that ran next to or beside each other.
+
+    `level` is what a p has to reach at one of several looks (`stats.plan_pair_looks`), else the verdict's alpha.
 
     Exact signed-rank test on the differences of logs: assumes of them only that they are symmetric when nothing
     differs, which swapping a and b at random or in A B B A order gives. Raises ValueError for unequal lengths.
@@ -52,9 +56,19 @@ def judge_pairs(first: Sequence[float], second: Sequence[float], blank: Verdict)
     known = replace(NO_SPREAD, source="pairs of one session")
     sides = Sides([[0.0] * len(pairs)], [[0.0] * len(pairs)], known, shift_of_pairs(differences), spread)
     alpha = blank.alpha or 0.05
-    judged = decide(sides, blank, alpha, alpha, sign)
-    if sides.shift.resolution > alpha:
-        needed = math.ceil(-math.log2(alpha))
-        reason = f"{len(pairs)} pairs have {2 ** len(pairs)} sign patterns: p cannot reach {alpha:.2g}"
+    level = alpha if level is None else level
+    judged = decide(sides, blank, alpha, level, sign)
+    if judged.outcome != "unknown":
+        return judged
+    if sides.shift.resolution > level:
+        needed = math.ceil(-math.log2(level))
+        reason = f"{len(pairs)} pairs have {2 ** len(pairs)} sign patterns: p cannot reach {level:.2g}"
         return replace(judged, reason=reason, advice=f"measure {needed} pairs (--nri-runs)")
-    return judged
+    return replace(judged, advice=_advice(spread, len(pairs), alpha, blank.tolerance))
+
+
+def _advice(spread: float, pairs: int, alpha: float, tolerance: float) -> str:
+    """How many pairs detect a change of the size of the tolerance."""
+    enough = (n for n in range(2, 1000) if detectable(spread, n, n, alpha) <= math.log1p(tolerance))
+    needed = max(next(enough, 0), pairs + max(1, pairs // 2))
+    return f"measure {needed} pairs (now {pairs}) to settle {tolerance * 100:g} % (--nri-runs)"

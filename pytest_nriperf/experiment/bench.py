@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -136,11 +136,16 @@ class Bench:
         with self.provisioner.provision(spec) as grant:
             yield Balloon(spec, grant)
 
-    def model(self, text: str, dtype: str, weights: str) -> ModelChoice:
-        """The chosen model: `--nri-model`, else `text` of a mark, else the configuration's, else smollm2."""
+    def model(self, text: str, dtype: str, weights: str, own: Collection[str] = ()) -> ModelChoice:
+        """The chosen model: `--nri-model`, else `text` of a mark, else the configuration's, else smollm2.
+
+        `own` are arguments that tell a variant from another (`model`, `dtype`): these no option overrides.
+        """
         settings = self.settings
-        if settings.forced_model:
-            return parse_model(settings.forced_model, weights=weights, base=settings.root)
+        if settings.forced_model and "model" not in own:
+            return parse_model(
+                settings.forced_model, dtype=dtype if "dtype" in own else "", weights=weights, base=settings.root
+            )
         chosen = text or settings.model or "smollm2"
         return parse_model(chosen, dtype=dtype or settings.dtype, weights=weights, base=settings.root)
 

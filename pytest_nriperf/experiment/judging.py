@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from pytest_nriperf.baselines import BaselineStore, Gate, Verdict, judge, looks
+from pytest_nriperf.baselines import BaselineStore, Gate, Verdict, differences, judge, looks
 from pytest_nriperf.baselines.evidence import baseline_key, session_record
 from pytest_nriperf.baselines.noise import load_noise
+from pytest_nriperf.baselines.pairs import judge_pairs
 from pytest_nriperf.baselines.sessions import Baseline, SessionRecord
 from pytest_nriperf.baselines.store import WINDOW
 from pytest_nriperf.counters import COUNTERS
 from pytest_nriperf.errors import BaselineError
 from pytest_nriperf.explain import explain
 from pytest_nriperf.marks import GateMark
-from pytest_nriperf.metrics import Measurement
-from pytest_nriperf.settings import Settings
-from pytest_nriperf.stats import level_at, suite_share
+from pytest_nriperf.metrics import Measurement, Metric
+from pytest_nriperf.settings import RunPlan, Settings
+from pytest_nriperf.stats import level_at, plan_pair_looks, suite_share
 
 
 @dataclass(frozen=True)
@@ -53,19 +55,17 @@ def judge_measurement(
     gated_metrics: int,
     accept: bool = False,
 ) -> Judged:
-    """Judge `metrics` at each verdict's share of the suite's alarm rate, with `accept` do what `--nri-accept` says."""
+    """Judge `metrics` at each verdict's share of the suite's alarm rate, with `accept` do what `--nri-accept` says.
+
+    Variants are judged against each other, and no baseline has a part in it.
+    """
+    share = suite_share(settings.alpha, gated_metrics)
+    gates = [_gate(name, gate, settings) for name in metrics]
+    if measurement.variants:
+        return _judge_variants(measurement, gates, share, settings.runs)
     key, record = baseline_key(measurement.document), session_record(measurement)
     file = str(measurement.document["test"]).partition("::")[0]
     baseline = store.find(file, key)
-    gates = [
-        Gate(
-            name,
-            tolerance=gate.tolerance if gate.tolerance is not None else settings.tolerance,
-            floor=gate.floor if gate.floor is not None else settings.floor,
-        )
-        for name in metrics
-    ]
-    share = suite_share(settings.alpha, gated_metrics)
     noise = load_noise(store).spreads(list(metrics), key)
     test = str(measurement.document["test"])
     plan = looks(baseline, gates, settings.runs.least, settings.runs.most, share)
@@ -94,6 +94,60 @@ def _explained(verdicts: Sequence[Verdict], record: SessionRecord, baseline: Bas
     before = {name: [value for one in others for value in one.values(name)] for name in names}
     found = explain(changed.metric, before, {name: record.values(name) for name in names})
     return "" if found is None else str(found)
+
+
+def _gate(name: str, gate: GateMark, settings: Settings) -> Gate:
+    return Gate(
+        name,
+        tolerance=gate.tolerance if gate.tolerance is not None else settings.tolerance,
+        floor=gate.floor if gate.floor is not None else settings.floor,
+    )
+
+
+def _judge_variants(measurement: Measurement, gates: Sequence[Gate], share: float, asked: RunPlan) -> Judged:
+    """The second variant against the first, in the pairs of runs that both have."""
+    (first, before), (second, now) = measurement.variants.items()
+    pairs = len(set(before.runs) & set(now.runs))
+    plan = plan_pair_looks(asked.least, asked.most, share)
+    level = level_at(plan, pairs) or plan[0].alpha
+    unlike = differences(before.document["fingerprint"], now.document["fingerprint"], "treatment")
+    verdicts = []
+    for gate in gates:
+        metric = now.metric(gate.metric)
+        blank = Verdict(
+            gate.metric,
+            "unknown",
+            "",
+            unit=metric.unit,
+            better=metric.better,
+            alpha=share,
+            tolerance=gate.tolerance,
+            floor=gate.floor,
+            warnings=tuple(f"{name}: {text}" for name, one in measurement.variants.items() for text in _disturbed(one)),
+            suspects=unlike,
+            simulated=bool(now.document["simulated"]),
+            test=str(now.document["test"]),
+        )
+        judged = judge_pairs(*_common(before.metric(gate.metric), metric), blank, level=level)
+        verdicts.append(replace(judged, reason=f"{second} against {first}: {judged.reason}"))
+    return Judged(tuple(verdicts), at_look=pairs in {look.runs for look in plan})
+
+
+def _common(first: Metric, second: Metric) -> tuple[list[float], list[float]]:
+    """Values of the runs that have one on both sides."""
+    others = dict(zip(second.runs, second.per_run, strict=True))
+    pairs = [
+        (value, others[run])
+        for run, value in zip(first.runs, first.per_run, strict=True)
+        if run in others and math.isfinite(value) and math.isfinite(others[run])
+    ]
+    return [value for value, _ in pairs], [value for _, value in pairs]
+
+
+def _disturbed(measurement: Measurement) -> list[str]:
+    """What was wrong with runs, those that were made again included."""
+    record = session_record(measurement)
+    return [f"disturbed run {run} ({text})" for run, text in sorted(record.remarks.items())]
 
 
 def settled(measurement: Measurement, gate: GateMark, **known: Any) -> bool:

@@ -12,7 +12,9 @@ from pytest_nriperf.errors import SpecError
 from pytest_nriperf.experiment.bench import Balloon, Bench
 from pytest_nriperf.experiment.runs import Loaded, Settled, measure
 from pytest_nriperf.experiment.subject import Caller, Subject
+from pytest_nriperf.experiment.variants import Contest
 from pytest_nriperf.experiment.workload import PromptArgument, workload
+from pytest_nriperf.marks import VariantsMark
 from pytest_nriperf.metrics import Measurement
 from pytest_nriperf.seams import Completion, EngineOptions, Generator, ModelChoice, Prompt, WorkerInfo
 from pytest_nriperf.units import NANOSECONDS
@@ -27,15 +29,17 @@ class Llm:
     def __init__(
         self,
         bench: Bench,
-        balloon: Balloon,
+        balloon: Balloon | None,
         choice: ModelChoice,
         *,
         keep_loaded: bool,
         caller: Callable[[], Caller],
         settled: Settled,
+        variants: VariantsMark | None = None,
     ) -> None:
-        self.balloon = balloon
         self.model = choice
+        self._balloon = balloon
+        self._variants = variants
         self.completions: list[Completion] = []
         self._bench = bench
         self._keep_loaded = keep_loaded
@@ -43,6 +47,13 @@ class Llm:
         self._settled = settled
         self._generator: Generator | None = None
         self._infos: list[WorkerInfo] = []
+
+    @property
+    def balloon(self) -> Balloon:
+        """The balloon; SpecError where variants have one each."""
+        if self._balloon is None:
+            raise SpecError("each variant has a balloon of its own", "look into m.variants[NAME].document['balloon']")
+        return self._balloon
 
     def measure(
         self,
@@ -60,7 +71,8 @@ class Llm:
         `prompt` is a text, a list of texts taken in turn, or a scenario: a callable that gets `generate` and drives
         it (several turns, tools). `prompt_tokens` makes a prompt of that many tokens up instead. `warmup` requests
         before each run are recorded and not judged. `timeout` is in seconds a run. The number of runs comes from
-        `--nri-runs`. Everything is on disk before this returns; raises WorkerError when an engine fails.
+        `--nri-runs`; with variants it is the number of pairs. All is on disk before this returns; raises WorkerError
+        when an engine fails.
         """
         asked = workload(
             prompt,
@@ -74,12 +86,18 @@ class Llm:
         if not self._keep_loaded:
             # Engines of earlier `generate` calls would share the balloon with the measured ones.
             self.close()
+        plan = self._bench.settings.runs
+        if self._variants is not None:
+            contest = Contest(self._bench, self._variants, self._balloon)
+            return contest.measure(asked, self._caller(), plan, self._settled)
         subject = Subject(self._bench, self.balloon.spec, self.model, asked, self._caller(), self._options())
         kept = Loaded(self._loaded(), self._infos) if self._keep_loaded else None
-        return measure(subject, self.balloon, self._bench.settings.runs, self._settled, kept)
+        return measure(subject, self.balloon, plan, self._settled, kept)
 
     def generate(self, prompt: str, max_new_tokens: int = 32, replica: int = 0) -> Completion:
         """One generation on one replica: text, token ids and stamps. The first call loads the model."""
+        if self._variants is not None:
+            raise SpecError("generate: a test with variants cannot say which of them", "use measure")
         if not isinstance(prompt, str) or not prompt:
             raise SpecError(f"generate: {prompt!r} is no prompt", "give a text")
         if not 0 <= replica < self.balloon.replicas:
@@ -131,15 +149,16 @@ class Llm:
 @contextlib.contextmanager
 def open_llm(
     bench: Bench,
-    balloon: Balloon,
+    balloon: Balloon | None,
     choice: ModelChoice,
     *,
     keep_loaded: bool = False,
     caller: Callable[[], Caller],
     settled: Settled,
+    variants: VariantsMark | None = None,
 ) -> Iterator[Llm]:
     """An `Llm` whose engines end with the context."""
-    llm = Llm(bench, balloon, choice, keep_loaded=keep_loaded, caller=caller, settled=settled)
+    llm = Llm(bench, balloon, choice, keep_loaded=keep_loaded, caller=caller, settled=settled, variants=variants)
     try:
         yield llm
     finally:

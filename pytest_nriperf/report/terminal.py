@@ -26,7 +26,10 @@ MARKUP = {
 
 @dataclass(frozen=True)
 class MetricLine:
-    """One metric of one measurement. `spread` is the relative range between runs, None for one run."""
+    """One metric of one measurement. `spread` is the relative range between runs, None for one run.
+
+    Of variants, `name` is whose value this is, `against` the other's name and value.
+    """
 
     metric: str
     value: float
@@ -34,6 +37,8 @@ class MetricLine:
     spread: float | None
     verdict: Verdict | None = None
     note: str = ""
+    name: str = ""
+    against: tuple[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,7 @@ class MeasurementSummary:
     simulated: bool = False
     remarks: Sequence[str] = ()
     warnings: Sequence[str] = ()
+    counted: str = "run"
 
 
 def summary(measurements: Sequence[MeasurementSummary]) -> Iterator[tuple[str, dict[str, bool]]]:
@@ -58,7 +64,7 @@ def summary(measurements: Sequence[MeasurementSummary]) -> Iterator[tuple[str, d
     widths = [max((len(cells[column]) for cells in rows.values()), default=0) for column in range(5)]
     for each in measurements:
         simulated = "  SIMULATED" if each.simulated else ""
-        runs = f"{each.runs} run" + ("s" if each.runs != 1 else "")
+        runs = f"{each.runs} {each.counted}" + ("s" if each.runs != 1 else "")
         yield f"{format_text(each.test)}{simulated}", {"bold": True}
         yield f"  {each.sizes} · {format_text(each.model)} · {runs} · {format_text(each.path)}", {}
         for line in each.lines:
@@ -73,21 +79,39 @@ def summary(measurements: Sequence[MeasurementSummary]) -> Iterator[tuple[str, d
 
 
 def _cells(line: MetricLine) -> list[str]:
-    """metric, value, spread, baseline, change with interval, verdict."""
+    """metric, value, spread, what it is compared with, change with interval, verdict."""
     verdict = line.verdict
-    cells = [line.metric, format_value(line.value, line.unit), ""]
+    cells = [line.metric, f"{format_text(line.name)} {format_value(line.value, line.unit)}".strip(), ""]
     if line.spread is not None:
         cells[2] = f"±{line.spread * 100:.1f} %"
+    outcome = line.note or (verdict.outcome if verdict else "")
+    return [*cells, _compared(line), _change(line), outcome]
+
+
+def _compared(line: MetricLine) -> str:
+    if line.against is not None:
+        return f"{format_text(line.against[0])} {format_value(line.against[1], line.unit)}"
+    if line.verdict is None or line.verdict.baseline is None:
+        return ""
+    return f"baseline {format_value(line.verdict.baseline, line.verdict.unit)}"
+
+
+def _change(line: MetricLine) -> str:
+    """The judged change with its interval; without a verdict the plain one of variants."""
+    verdict = line.verdict
     if verdict is None:
-        return [*cells, "", "", line.note]
-    change = ""
-    if verdict.effect is not None:
-        change = format_percent(verdict.effect, signed=True)
-        if verdict.interval is not None:
-            low, high = (format_percent(limit, signed=True).removesuffix(" %") for limit in verdict.interval)
-            change += f" [{low}, {high}]"
-    baseline = "" if verdict.baseline is None else f"baseline {format_value(verdict.baseline, verdict.unit)}"
-    return [*cells, baseline, change, line.note or verdict.outcome]
+        plain = line.value / line.against[1] - 1 if line.against and line.against[1] else None
+        return "" if plain is None else format_percent(plain, signed=True)
+    return "" if verdict.effect is None else change_text(verdict)
+
+
+def change_text(verdict: Verdict) -> str:
+    """The change in percent, its interval behind it where there is one."""
+    change = format_percent(verdict.effect, signed=True)
+    if verdict.interval is None:
+        return change
+    low, high = (format_percent(limit, signed=True).removesuffix(" %") for limit in verdict.interval)
+    return f"{change} [{low}, {high}]"
 
 
 def _aligned(cells: Sequence[str], widths: Sequence[int]) -> list[str]:
@@ -111,26 +135,26 @@ def _markup(verdict: Verdict | None) -> dict[str, bool]:
     return {} if verdict is None else MARKUP[verdict.outcome]
 
 
-def failure_message(verdicts: Sequence[Verdict], path: str) -> str:
-    """All failing metrics in one message: baseline, now, change, evidence, suspects, next step."""
-    lines = []
+def failure_message(verdicts: Sequence[Verdict], path: str, sides: tuple[str, str] = ("baseline", "now")) -> str:
+    """All failing metrics in one message: baseline, now, change, evidence, suspects, next step.
+
+    `sides` are the names of what is compared.
+    """
+    lines, stored = [], sides == ("baseline", "now")
     for verdict in verdicts:
-        change = format_percent(verdict.effect, signed=True)
-        if verdict.interval is not None:
-            low, high = (format_percent(limit, signed=True).removesuffix(" %") for limit in verdict.interval)
-            change += f" [{low}, {high}]"
         simulated = " (SIMULATED)" if verdict.simulated else ""
-        lines.append(
-            f"{verdict.metric} {verdict.outcome}{simulated}: baseline {format_value(verdict.baseline, verdict.unit)}, "
-            f"now {format_value(verdict.now, verdict.unit)}, change {change}"
-        )
-        sessions = f"{verdict.baseline_runs} runs of {verdict.baseline_sessions} sessions"
-        lines.append(f"  {verdict.reason}; {verdict.runs} runs against {sessions}")
+        before, now = (format_value(value, verdict.unit) for value in (verdict.baseline, verdict.now))
+        figures = f"{sides[0]} {before}, {sides[1]} {now}, change {change_text(verdict)}"
+        lines.append(f"{verdict.metric} {verdict.outcome}{simulated}: {figures}")
+        sessions = f"{verdict.runs} runs against {verdict.baseline_runs} runs of {verdict.baseline_sessions} sessions"
+        lines.append(f"  {verdict.reason}; {sessions if stored else f'{verdict.runs} pairs of runs'}")
         if verdict.mde is not None:
             lines.append(f"  smallest change that these runs detect: {format_percent(verdict.mde)}")
         for title, differences in (("treatment", verdict.suspects), ("state", verdict.state_differences)):
             if differences:
-                lines.append(f"  {title} since the baseline: {', '.join(map(str, differences))}")
+                lines.append(
+                    f"  {title} since {'the baseline' if stored else sides[0]}: {', '.join(map(str, differences))}"
+                )
         lines.extend(f"  warning: {text}" for text in verdict.warnings)
         if verdict.advice:
             lines.append(f"  next: {verdict.advice}")

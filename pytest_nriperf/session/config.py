@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from pytest_nriperf.session.working import Collected, NriSession
+    from pytest_nriperf.session.collecting import Collected
+    from pytest_nriperf.session.working import NriSession
     from pytest_nriperf.settings import Settings
 
 # Option name, its metavar, help. The ini twin is nri_<name with underscores>.
@@ -38,6 +39,8 @@ MARKS = (
     "balloon(cpus, hyperthreads, numa, memory, replicas, placement, snc): the CPUs that the test's model runs on",
     "llm(model, dtype, weights, keep_loaded): the model of the test",
     "gate(*metrics, tolerance, floor): metrics that are judged against the stored baseline",
+    "variants(a={...}, b={...}, mode='turns'|'duet'): two variants (llm and balloon arguments, env, python) measured "
+    "in pairs and judged against each other",
     "requires_node(min_cpus, min_cores, threads_per_core, ...): skip with the fact that does not hold on the node",
 )
 

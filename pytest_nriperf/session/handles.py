@@ -13,7 +13,8 @@ from pytest_nriperf.experiment.bench import Balloon, Bench
 from pytest_nriperf.experiment.llm import Llm, open_llm
 from pytest_nriperf.marks import GateMark, balloon_spec, gate_of, llm_request
 from pytest_nriperf.metrics import Measurement, parse_metric
-from pytest_nriperf.session.working import NriSession, arguments_of
+from pytest_nriperf.session.collecting import arguments_of
+from pytest_nriperf.session.working import NriSession
 
 
 class Nri:

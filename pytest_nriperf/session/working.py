@@ -13,43 +13,33 @@ import signal
 import textwrap
 import threading
 from collections.abc import Generator as Steps
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
 import pytest
 
-from pytest_nriperf.balloons import BalloonSpec
 from pytest_nriperf.baselines import BaselineStore, Verdict
-from pytest_nriperf.errors import NriperfError, UsageError
+from pytest_nriperf.errors import NriperfError
 from pytest_nriperf.experiment.bench import Bench
-from pytest_nriperf.experiment.judging import Judged, judge_measurement, settled
+from pytest_nriperf.experiment.judging import judge_measurement, settled
 from pytest_nriperf.experiment.llm import Llm
 from pytest_nriperf.experiment.subject import Caller
 from pytest_nriperf.generate import make_generator
 from pytest_nriperf.generate.simulated import SimulatedGenerator
-from pytest_nriperf.marks import Arguments, GateMark, balloon_spec, check_requirements, gate_of, llm_request
+from pytest_nriperf.marks import GateMark, gate_of
 from pytest_nriperf.metrics import Measurement
 from pytest_nriperf.provision import provisioner_for
 from pytest_nriperf.provision.simulated import SimulatedProvisioner
-from pytest_nriperf.report.terminal import MeasurementSummary, MetricLine, ProgressLine, failure_message, summary
+from pytest_nriperf.report.terminal import ProgressLine, failure_message, summary
 from pytest_nriperf.seams import EngineOptions, Generator, ModelChoice, Provisioner
+from pytest_nriperf.session.collecting import Collected, arguments_of, function_of
 from pytest_nriperf.session.config import COLLECTED, CURRENT, SESSION, session_settings
 from pytest_nriperf.session.outputs import unjudged, write_outputs
+from pytest_nriperf.session.summing import Result, summarised
 from pytest_nriperf.settings import Settings
 from pytest_nriperf.stats import suite_share
-
-# Shown for a measurement that no gate names.
-SHOWN = ("ttft", "itl", "throughput")
-
-
-@dataclass(frozen=True)
-class Collected:
-    """What collection found before any selection: it fixes each verdict's share of the suite's alarm rate."""
-
-    gated_metrics: int = 0
-    balloons: Sequence[BalloonSpec] = ()
 
 
 def own_session(config: pytest.Config) -> NriSession:
@@ -61,50 +51,6 @@ def own_session(config: pytest.Config) -> NriSession:
         config.pluginmanager.register(session, "nriperf-session")
         config.add_cleanup(session.close)
     return session
-
-
-def collected(items: Sequence[pytest.Item]) -> Collected:
-    """Check our marks on all items; a mistake ends collection with a usage error that names test, mark and mend."""
-    gated, balloons = 0, {}
-    for item in items:
-        try:
-            gated += len(gate_of(arguments_of(item, "gate")).metrics)
-            spec = balloon_spec(arguments_of(item, "balloon"))
-            llm_request(arguments_of(item, "llm"))
-            check_requirements(arguments_of(item, "requires_node"))
-        except UsageError as error:
-            raise pytest.UsageError(f"{item.nodeid}: {error}") from None
-        balloons[spec.canonical()] = spec
-        if isinstance(item, pytest.Function) and item.get_closest_marker("requires_node"):
-            item.fixturenames.insert(0, "nri_requirements")
-    return Collected(gated, tuple(balloons.values()))
-
-
-def arguments_of(item: pytest.Item, mark: str) -> list[Arguments]:
-    """Arguments of all marks of that name on the item, the closest first."""
-    return [(mark.args, mark.kwargs) for mark in item.iter_markers(mark)]
-
-
-def function_of(item: pytest.Item) -> str:
-    """The test function with its own parameters, which names its baseline: the node and the cell stand elsewhere."""
-    name = item.nodeid.partition("::")[2].partition("[")[0]
-    callspec = getattr(item, "callspec", None)
-    if callspec is None:
-        return name
-    own = [
-        f"{key}={value}" if isinstance(value, str | int | float | bool) else f"{key}#{callspec.indices[key]}"
-        for key, value in sorted(callspec.params.items())
-        if key != "nri_node"
-    ]
-    return f"{name}[{','.join(own)}]" if own else name
-
-
-@dataclass
-class Result:
-    """One measurement of the session and, once its test has asked, its verdicts."""
-
-    measurement: Measurement
-    judged: Judged | None = None
 
 
 @dataclass
@@ -186,7 +132,8 @@ class NriSession:
         for verdict in judged.verdicts:
             item.user_properties.extend(_properties(verdict))
         failing = judged.failing(self.settings.fail_on)
-        message = failure_message(failing, str(measurement.path)) if failing else ""
+        first, second = measurement.variants or ("baseline", "now")
+        message = failure_message(failing, str(measurement.path), (first, second)) if failing else ""
         return "\n".join(filter(None, (message, judged.explanation if failing else "", judged.refused)))
 
     def tell_benchmark(self, request: pytest.FixtureRequest, llm: Llm) -> None:
@@ -233,7 +180,7 @@ class NriSession:
             if bench.collector_line:
                 for line in textwrap.wrap(bench.collector_line, shutil.get_terminal_size().columns - 2):
                     terminalreporter.line(line)
-        for text, markup in summary([_summarised(result) for result in self.results]):
+        for text, markup in summary([summarised(result) for result in self.results]):
             terminalreporter.line(text, **markup)
         for test in unjudged(self._passed, [result.measurement for result in self.results if result.judged]):
             terminalreporter.line(test, yellow=True)
@@ -301,48 +248,6 @@ class _Nowhere:
 
     def ensure_newline(self) -> None:
         """Nothing to end."""
-
-
-def _summarised(result: Result) -> MeasurementSummary:
-    """A result as the terminal shows it: gated metrics with their verdicts, else the usual ones."""
-    measurement = result.measurement
-    document = measurement.document
-    verdicts: Mapping[str, Verdict] = {v.metric: v for v in result.judged.verdicts} if result.judged else {}
-    lines = []
-    for name in [*verdicts, *(name for name in SHOWN if name not in verdicts)]:
-        metric = measurement.metric(name)
-        low, high = metric.spread
-        spread = (high - low) / 2 / metric.value if len(metric.per_run) > 1 and metric.value else None
-        stored = result.judged is not None and bool(result.judged.stored)
-        verdict = verdicts.get(name)
-        note = "stored" if stored and verdict is not None and verdict.outcome == "missing" else ""
-        lines.append(MetricLine(name, metric.value, metric.unit, spread, verdict, note))
-    judged = result.judged
-    remarks = [text for text in (judged.explanation, judged.stored, judged.refused) if text] if judged else []
-    return MeasurementSummary(
-        test=str(document["test"]),
-        sizes=_sizes(document["balloon"]),
-        model=str(document["model"]["choice"]),
-        runs=len(measurement.runs),
-        path=_short(str(measurement.path)),
-        lines=lines,
-        failures=measurement.failures,
-        simulated=bool(document["simulated"]),
-        remarks=remarks,
-        warnings=[text for text in measurement.warnings if "pooled" not in text],
-    )
-
-
-def _sizes(balloon: Mapping[str, Any]) -> str:
-    """What was allocated and what could be used of it."""
-    replicas = len(balloon["granted"]["replicas"])
-    return f"{replicas} × {balloon['sizes']}" if replicas > 1 else str(balloon["sizes"])
-
-
-def _short(path: str) -> str:
-    """The path from here, where that is shorter."""
-    relative = os.path.relpath(path)
-    return relative if len(relative) < len(path) else path
 
 
 def _properties(verdict: Verdict) -> Sequence[tuple[str, object]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pytest_nriperf.stats.looks import Look, level_at, plan_looks
+from pytest_nriperf.stats.looks import Look, level_at, plan_looks, plan_pair_looks
 from pytest_nriperf.stats.planning import detectable, runs_for_effect, runs_for_share, suite_share
 from pytest_nriperf.stats.rank import arrangements
 from pytest_nriperf.stats.shift import Shift, shift_of_pairs, shift_of_runs
@@ -18,6 +18,7 @@ __all__ = [
     "detectable",
     "level_at",
     "plan_looks",
+    "plan_pair_looks",
     "runs_for_effect",
     "runs_for_share",
     "session_means",

@@ -9,7 +9,7 @@ alike than that, so the rate can only be lower.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
@@ -41,10 +41,26 @@ def plan_looks(least: int, most: int, baseline: int, alpha: float) -> tuple[Look
     >>> plan_looks(5, 5, 5, 0.05)
     (Look(runs=5, alpha=0.05),)
     """
-    counts = _counts(least, most)
+    return _without_blind(_counts(least, most), baseline, alpha, lambda runs: 1 / arrangements(runs, baseline))
+
+
+@lru_cache(maxsize=256)
+def plan_pair_looks(least: int, most: int, alpha: float) -> tuple[Look, ...]:
+    """The same for pairs of runs, whose information grows with their number alone.
+
+    >>> [look.runs for look in plan_pair_looks(5, 20, 0.05)], plan_pair_looks(6, 6, 0.05)
+    ([13, 20], (Look(runs=6, alpha=0.05),))
+    """
+    return _without_blind(_counts(least, most), math.inf, alpha, lambda pairs: 0.5**pairs)
+
+
+def _without_blind(
+    counts: list[int], baseline: float, alpha: float, finest: Callable[[int], float]
+) -> tuple[Look, ...]:
+    """Looks at these counts but those whose smallest possible p (`finest`) is above their level."""
     while True:
         looks = tuple(map(Look, counts, _levels(counts, baseline, alpha)))
-        blind = [look.runs for look in looks[:-1] if arrangements(look.runs, baseline) * look.alpha < 1]
+        blind = [look.runs for look in looks[:-1] if look.alpha < finest(look.runs)]
         if not blind:
             return looks
         counts = [count for count in counts if count != blind[0]]
@@ -66,7 +82,7 @@ def _counts(least: int, most: int) -> list[int]:
     return sorted({round(least * (most / least) ** (step / steps)) for step in range(steps + 1)})
 
 
-def _levels(counts: list[int], baseline: int, alpha: float) -> list[float]:
+def _levels(counts: list[int], baseline: float, alpha: float) -> list[float]:
     """Nominal level of every look: the chance to pass one of the first k is what is spent by then."""
     if len(counts) == 1:
         return [alpha]
