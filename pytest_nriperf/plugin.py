@@ -62,3 +62,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         nodes = session_settings(metafunc.config).nodes_named
         if len(nodes) > 1:
             metafunc.parametrize("nri_node", nodes, indirect=True, scope="session")
+    if metafunc.definition.get_closest_marker("sweep"):
+        from pytest_nriperf.session.sweeping import parametrize_cells
+
+        parametrize_cells(metafunc)

@@ -54,6 +54,8 @@ PYTEST_FILES = {
     "session/collecting.py",
     "session/working.py",
     "session/handles.py",
+    "session/sweeping.py",
+    "session/steering.py",
 }
 
 # All that is imported in every pytest run of everybody.
