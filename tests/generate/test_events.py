@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_nriperf.generate.events import fitted, read_answer
+
+RECORDED = Path(__file__).parents[1] / "data/streams/transformers-serve-5.23.txt"
 
 
 def chat(content: str | None = None, usage: dict[str, int] | None = None, **delta: Any) -> dict[str, Any]:
@@ -131,3 +134,11 @@ def test_fitted_counts_make_the_total(events: list[tuple[int, str]], total: int)
     counts = fitted([count for count, _ in events], [text for _, text in events], total)
     assert sum(counts) == total
     assert all(count >= 0 for count in counts)
+
+
+def test_a_recorded_stream_of_transformers_serve_is_counted_exactly() -> None:
+    lines = RECORDED.read_bytes().splitlines(keepends=True)
+    answer = read_answer(list(enumerate(lines)), chunked=False)
+    assert answer.text.startswith("Hello there!")
+    assert (answer.tokens, answer.prompt_tokens) == ((1,) * 6, 31)
+    assert (answer.estimated, answer.merged, answer.error) == (False, 0, "")
