@@ -85,7 +85,7 @@ def test_runs_take_turns_so_that_a_steady_drift_falls_out(suite: pytest.Pytester
     result = run(suite, 'a={"env": {"WHO": "A"}}, b={"env": {"WHO": "B"}}', "--nri-runs=4")
     result.assert_outcomes(passed=1)
     order = "".join(line.partition("'WHO': '")[2][:1] for line in log(result))
-    assert order == "ABBAABBA"
+    assert order == "ABBABAAB"
     assert log(result).count("provisioned cpus=4") == 1
 
 
@@ -106,7 +106,7 @@ def test_a_slower_second_variant_fails_and_is_told_in_a_line_a_metric(suite: pyt
 def test_a_faster_second_variant_passes_as_better(suite: pytest.Pytester) -> None:
     result = run(suite, 'old={"dtype": "float64"}, new={"dtype": "float32"}', "--nri-runs=6", last="new")
     result.assert_outcomes(passed=1)
-    result.stdout.fnmatch_lines(["  itl * new 5.* ms *old * ms *-5*better"])
+    result.stdout.fnmatch_lines(["  itl * new * ms *old * ms *-5*better"])
 
 
 def test_equal_variants_are_the_same_or_unknown_and_pass(suite: pytest.Pytester) -> None:

@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 from pytest_nriperf.baselines.sessions import SessionRecord, split_metric
 from pytest_nriperf.baselines.verdict import Verdict
+from pytest_nriperf.errors import SettingsError
 
 REFERENCE = "reference."
 # The reference load that limits a metric: prefill multiplies matrices, decoding reads the weights from memory.
@@ -35,6 +36,14 @@ DISTURBANCES = (
     Disturbance("quota_share", 0.0, "CPU quota throttled it {:.1%} of the run"),
     Disturbance("thermal_throttles", 0.0, "thermal throttling, {:.0f} times"),
 )
+
+
+def check_limits(limits: Mapping[str, float]) -> None:
+    """Raises SettingsError for a limit on what is no fact of a run."""
+    known = [rule.fact for rule in DISTURBANCES]
+    for fact in limits:
+        if fact not in known:
+            raise SettingsError(f"disturbances: a run has no fact {fact!r}", f"known are {', '.join(known)}")
 
 
 def disturbances(facts: Mapping[str, float], limits: Mapping[str, float] = MappingProxyType({})) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from pytest_nriperf import __version__
 from pytest_nriperf.balloons import BalloonSpec
+from pytest_nriperf.baselines.drift import check_limits
 from pytest_nriperf.collect import choose
 from pytest_nriperf.experiment.progress import Show
 from pytest_nriperf.fingerprint import Fingerprint, node_fingerprint
@@ -73,6 +74,7 @@ class Bench:
         self.fingerprint: Fingerprint = fingerprint
         self.collectors, self.collector_line = self._collectors(profile)
         self.suite = _suite_commit(settings.root)
+        check_limits(settings.disturbances)
         self._session: Session | None = None
         self._measured: dict[str, int] = {}
         self._undo = contextlib.ExitStack()

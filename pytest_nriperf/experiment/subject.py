@@ -87,7 +87,8 @@ class Subject:
         write_run(self.folder, run, requests=data.requests, tokens=data.tokens, counters=data.counters)
         if not self.document["runs"]:
             self._describe(balloon, infos)
-        found = run_facts(counter_table(run, data.counters)).get(run, {})
+        counted = run_facts(counter_table(run, data.counters)).get(run, {})
+        disturbed = disturbances(counted, self.bench.settings.disturbances)
         self.document["runs"][str(run)] = {
             **facts,
             "anchors": {
@@ -95,8 +96,8 @@ class Subject:
             },
             "load_ns": [info.load_ns for info in infos],
             "cost": data.cost,
-            "disturbances": list(disturbances(found, self.bench.settings.disturbances)),
-            "warnings": data.warnings,
+            "disturbances": list(disturbed),
+            "warnings": [*data.warnings, *([f"disturbed: {', '.join(disturbed)}"] if disturbed else [])],
         }
         write_document(self.folder, self.document)
         if not any(row.status == "ok" and row.phase == "measure" for row in data.requests):

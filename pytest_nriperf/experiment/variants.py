@@ -1,6 +1,6 @@
 """Two variants in one measurement: pairs of runs, in turns or side by side, judged against each other.
 
-In turns the order is A B B A A B ..., so that a steady drift falls out. In a duet both run at the same time, in equal
+In turns the order is A B B A B A A B, so that a steady drift falls out. In a duet both run at the same time, in equal
 disjoint halves of one balloon, and change halves in the same order.
 """
 

@@ -186,7 +186,8 @@ class NriSession:
             terminalreporter.line(test, yellow=True)
         verdicts = [verdict for result in self.results if result.judged for verdict in result.judged.verdicts]
         nodes = dict.fromkeys(str(result.measurement.document["baseline_node"]) for result in self.results)
-        paths = [result.measurement.path for result in self.results]
+        measured = [result.measurement for result in self.results]
+        paths = [each.path for one in measured for each in one.variants.values() or [one]]
         for line in write_outputs(verdicts, self.settings, os.environ, node=", ".join(nodes), recordings=paths):
             terminalreporter.line(line)
 
