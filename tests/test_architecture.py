@@ -165,5 +165,5 @@ def test_what_travels_into_images_is_plain_python_3_9(file: Path) -> None:
 
 
 def test_test_files_have_names_of_their_own() -> None:
-    names = [file.name for file in Path(__file__).parent.rglob("*.py") if "data" not in file.parts]
+    names = [file.name for file in Path(__file__).parent.rglob("test_*.py")]
     assert sorted(names) == sorted(set(names)), "pytest imports test files by name: two of one name hide each other"

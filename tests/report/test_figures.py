@@ -19,7 +19,7 @@ from pytest_nriperf.sweep.curves import curves
 from pytest_nriperf.sweep.front import pareto
 from pytest_nriperf.topology import simulated_topology
 from tests.report.test_tables import HOSTILE
-from tests.sweep.test_tables import sweep
+from tests.sweep.test_sweep_tables import sweep
 
 
 def test_the_figures_of_a_sweep_are_valid() -> None:
