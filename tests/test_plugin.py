@@ -317,6 +317,18 @@ def test_a_range_of_runs_stops_when_the_gate_is_settled(suite: pytest.Pytester) 
     assert 4 <= len(newest["runs"]) < 20
 
 
+def test_a_selection_leaves_each_verdicts_share_of_the_alarm_rate_as_it_is(suite: pytest.Pytester) -> None:
+    suite.makepyfile(
+        test_perf="import pytest\n"
+        "@pytest.mark.gate('itl', 'ttft')\ndef test_a(llm): llm.measure('a', max_new_tokens=2)\n"
+        "@pytest.mark.gate('itl')\n@pytest.mark.variants(a={}, b={})\ndef test_b(llm): pass\n"
+        "@pytest.mark.gate('itl', 'e2e')\ndef test_c(llm): pass\n"
+    )
+    run(suite, "-k", "test_a", "--nri-runs=1").assert_outcomes(passed=1, deselected=2)
+    (document,) = recordings(suite)
+    assert json.loads(document.read_text())["gate"]["alpha"] == pytest.approx(0.05 / 5)
+
+
 def test_a_session_that_broke_off_is_resumed(suite: pytest.Pytester) -> None:
     suite.makepyfile(
         test_perf="def test_a(llm): llm.measure('a', max_new_tokens=2)\n"
