@@ -23,23 +23,26 @@ SOURCE = "proc"
 Clock = Callable[[], int]
 Reading = Callable[[], Iterator[CounterRow]]
 
+NODES = "/sys/devices/system/node"
 # What of /proc/vmstat tells of pages that moved, were missing or were scarce during a run.
-VMSTAT = (
-    "pgmajfault",
-    "pgmigrate_success",
-    "numa_pte_updates",
-    "numa_hint_faults",
-    "numa_hint_faults_local",
-    "numa_pages_migrated",
-    "thp_fault_alloc",
-    "thp_fault_fallback",
-    "thp_collapse_alloc",
-    "compact_stall",
-    "pswpin",
-    "pswpout",
-    "pgscan_direct",
+VMSTAT = frozenset(
+    (
+        "pgmajfault",
+        "pgmigrate_success",
+        "numa_pte_updates",
+        "numa_hint_faults",
+        "numa_hint_faults_local",
+        "numa_pages_migrated",
+        "thp_fault_alloc",
+        "thp_fault_fallback",
+        "thp_collapse_alloc",
+        "compact_stall",
+        "pswpin",
+        "pswpout",
+        "pgscan_direct",
+    )
 )
-NUMASTAT = ("numa_hit", "numa_miss", "numa_foreign", "local_node", "other_node")
+NUMASTAT = frozenset(("numa_hit", "numa_miss", "numa_foreign", "local_node", "other_node"))
 # cpu.stat key (v2 in microseconds, v1 in nanoseconds) -> our name, unit, factor.
 CPU_STAT = {
     "nr_periods": ("throttle_periods", "", 1),
@@ -59,6 +62,7 @@ class MachineWatch:
         self._target = target
         self._clock = clock
         self._notes = notes
+        self._nodes = [int(name[4:]) for name in files.names(NODES) if re.fullmatch(r"node\d+", name)]
         self._tick_ns = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
         self._replica_of = {cpu: each.replica for each in target.replicas for cpu in each.allocated}
         self._visible = sorted(cpu for each in target.replicas for cpu in each.visible)
@@ -110,26 +114,19 @@ class MachineWatch:
                     yield row._replace(cpu=cpu, replica=replica, socket=self._target.socket_of_cpu.get(cpu))
 
     def _vmstat(self) -> Iterator[CounterRow]:
-        numbers = parse_numbers(self._files.read("/proc/vmstat"), "vmstat")
+        numbers = parse_numbers(self._files.read("/proc/vmstat"), "vmstat", VMSTAT)
         now = self._clock()
-        for name in VMSTAT:
-            if name in numbers:
-                yield self._row(now, name, numbers[name], "")
+        for name, number in numbers.items():
+            yield self._row(now, name, number, "")
 
     def _numastat(self) -> Iterator[CounterRow]:
-        folder = "/sys/devices/system/node"
-        nodes = [int(name[4:]) for name in self._node_names(folder)]
-        if not nodes:
-            raise CollectorError(f"{folder} has no nodes")
-        for node in nodes:
-            numbers = parse_numbers(self._files.read(f"{folder}/node{node}/numastat"), "numastat")
+        if not self._nodes:
+            raise CollectorError(f"{NODES} has no nodes")
+        for node in self._nodes:
+            numbers = parse_numbers(self._files.read(f"{NODES}/node{node}/numastat"), "numastat", NUMASTAT)
             now = self._clock()
-            for name in NUMASTAT:
-                if name in numbers:
-                    yield self._row(now, name, numbers[name], "")._replace(node=node)
-
-    def _node_names(self, folder: str) -> list[str]:
-        return [name for name in self._files.names(folder) if re.fullmatch(r"node\d+", name)]
+            for name, number in numbers.items():
+                yield self._row(now, name, number, "")._replace(node=node)
 
     def _pressure(self, what: str) -> Iterator[CounterRow]:
         stalled = parse_pressure(self._files.read(f"/proc/pressure/{what}"))

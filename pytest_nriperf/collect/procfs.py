@@ -51,14 +51,15 @@ class NodeMemory(NamedTuple):
     file: int
 
 
-_SWITCHES = re.compile(rb"^(non)?voluntary_ctxt_switches:\s+(\d+)$", re.MULTILINE)
+# A literal line end instead of `^`: the search for it is ten times as fast.
+_SWITCHES = re.compile(rb"\nvoluntary_ctxt_switches:\s+(\d+)\nnonvoluntary_ctxt_switches:\s+(\d+)\n")
 _CPU_LINE = re.compile(rb"^cpu(\d*) +([0-9 ]+)$", re.MULTILINE)
 _PRESSURE = re.compile(rb"^(some|full) avg10=[\d.]+ avg60=[\d.]+ avg300=[\d.]+ total=(\d+)$", re.MULTILINE)
-_NUMBER_LINE = re.compile(rb"^([A-Za-z_][\w.]*) (\d+)$", re.MULTILINE)
+_NAME = re.compile(rb"[A-Za-z_][\w.]*")
 _PAGES = re.compile(rb" N(\d+)=(\d+)")
 _PAGE_SIZE = re.compile(rb" kernelpagesize_kB=(\d+)")
 _NUMA_LINE = re.compile(rb"[0-9a-f]{6,16} \S")
-_MIGRATIONS = re.compile(rb"^se\.nr_migrations\s*:\s*(\d+)$", re.MULTILINE)
+_MIGRATIONS = re.compile(rb"\nse\.nr_migrations\s*:\s*(\d+)\n")
 _NUMBER = re.compile(rb"\d+")
 
 
@@ -89,10 +90,10 @@ def parse_switches(text: bytes) -> tuple[int, int]:
     >>> parse_switches(b"Name:\\tx\\nvoluntary_ctxt_switches:\\t7\\nnonvoluntary_ctxt_switches:\\t2\\n")
     (7, 2)
     """
-    found = {bool(match[1]): int(match[2]) for match in _SWITCHES.finditer(text)}
-    if len(found) != 2:
+    found = _SWITCHES.search(text)
+    if found is None:
         raise _strange("status", text)
-    return found[False], found[True]
+    return int(found[1]), int(found[2])
 
 
 def parse_migrations(text: bytes) -> tuple[int]:
@@ -135,13 +136,19 @@ def parse_pressure(text: bytes) -> dict[str, int]:
     return found
 
 
-def parse_numbers(text: bytes, what: str) -> dict[str, int]:
+def parse_numbers(text: bytes, what: str, wanted: frozenset[str] | None = None) -> dict[str, int]:
     """Lines `name number`, as vmstat, numastat and cpu.stat have them. Other lines are passed over.
 
     >>> parse_numbers(b"numa_hit 12\\nnuma_miss 0\\n", "numastat")
     {'numa_hit': 12, 'numa_miss': 0}
     """
-    found = {match[1].decode(): int(match[2]) for match in _NUMBER_LINE.finditer(text)}
+    found = {}
+    for line in text.split(b"\n"):
+        name, _, number = line.partition(b" ")
+        if number.isdigit() and _NAME.fullmatch(name):
+            word = name.decode("ascii")
+            if wanted is None or word in wanted:
+                found[word] = int(number)
     if not found and text.strip():
         raise _strange(what, text)
     return found

@@ -30,8 +30,8 @@ def task(pid: int, number: int, on_cpu: int, wait: int) -> dict[str, str]:
     folder = f"/proc/{pid}/task/{number}"
     return {
         f"{folder}/schedstat": f"{on_cpu} {wait} 3\n",
-        f"{folder}/status": "voluntary_ctxt_switches:\t4\nnonvoluntary_ctxt_switches:\t2\n",
-        f"{folder}/sched": "se.nr_migrations : 1\n",
+        f"{folder}/status": "Name:\tworker\nvoluntary_ctxt_switches:\t4\nnonvoluntary_ctxt_switches:\t2\n",
+        f"{folder}/sched": "worker (7, #threads: 2)\nse.nr_migrations : 1\n",
         f"{folder}/stat": "",
     }
 

@@ -75,7 +75,7 @@ PARSERS: dict[str, tuple[Callable[[bytes], Any], bytes]] = {
     "schedstat": (parse_schedstat, b"1 2 3\n"),
     "stat": (parse_stat, data("stat")),
     "status": (parse_switches, data("status")),
-    "sched": (parse_migrations, b"se.nr_migrations    :   12\n"),
+    "sched": (parse_migrations, b"python (7, #threads: 1)\nse.nr_migrations    :   12\n"),
     "cpu": (parse_cpu_ticks, data("cpu_stat")),
     "pressure": (parse_pressure, b"some avg10=0.00 avg60=0.00 avg300=0.00 total=38\n"),
     "numbers": (lambda text: parse_numbers(text, "vmstat"), b"pgfault 1\nnuma_hit 2\n"),
