@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from pytest_nriperf.cli.topology import find_node
+from pytest_nriperf.collect.health import counter_facts
 from pytest_nriperf.doctor import CHECKS, LEVELS, Examined, Finding, examine
 from pytest_nriperf.errors import ProvisionError, UsageError
 from pytest_nriperf.provision.local import LocalProvisioner, read_local
 from pytest_nriperf.provision.memory_policy import why_memory_cannot_be_bound
 from pytest_nriperf.provision.node_lock import check_lock
+from pytest_nriperf.settings import read_settings
 from pytest_nriperf.topology.snapshot import open_snapshot
 from pytest_nriperf.units import format_text
 
@@ -78,6 +80,7 @@ def _local_facts(node: LocalProvisioner) -> dict[str, Any]:
         "numactl": shutil.which("numactl"),
         "bind_memory": why_memory_cannot_be_bound(node.topology().nodes[0].id),
         "lock": lock,
+        **counter_facts(read_settings(Path.cwd()).pcm),
     }
 
 

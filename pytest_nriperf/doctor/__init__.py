@@ -6,6 +6,7 @@ A check is added by adding it to the list of its subject; `examine` runs all of 
 from __future__ import annotations
 
 from pytest_nriperf.doctor.check import LEVELS, Check, Examined, Finding, examine_with
+from pytest_nriperf.doctor.counters import COUNTER_CHECKS
 from pytest_nriperf.doctor.memory import MEMORY_CHECKS
 from pytest_nriperf.doctor.neighbours import NEIGHBOUR_CHECKS
 from pytest_nriperf.doctor.processor import PROCESSOR_CHECKS
@@ -13,7 +14,7 @@ from pytest_nriperf.doctor.rights import RIGHTS_CHECKS
 
 __all__ = ["CHECKS", "LEVELS", "Check", "Examined", "Finding", "examine"]
 
-CHECKS: tuple[Check, ...] = (*PROCESSOR_CHECKS, *NEIGHBOUR_CHECKS, *MEMORY_CHECKS, *RIGHTS_CHECKS)
+CHECKS: tuple[Check, ...] = (*PROCESSOR_CHECKS, *NEIGHBOUR_CHECKS, *MEMORY_CHECKS, *RIGHTS_CHECKS, *COUNTER_CHECKS)
 
 
 def examine(node: Examined) -> list[Finding]:

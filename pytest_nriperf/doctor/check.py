@@ -43,7 +43,8 @@ class Examined:
 
     `read` returns a file of the node or None; `allowed` are the CPUs that may be given out; `earlier` are contents of
     files as they were `seconds` before, for what only a difference tells; `facts` are what no file tells:
-    `numactl` (its path or None), `bind_memory` and `lock` (empty, or why not), `cpuset` (the mechanism).
+    `numactl` (its path or None), `bind_memory` and `lock` (empty, or why not), `cpuset` (the mechanism), and those of
+    `collect.health`.
     """
 
     read: Read
