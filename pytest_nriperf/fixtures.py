@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from pytest_nriperf.experiment.bench import Balloon, Bench
     from pytest_nriperf.experiment.llm import Llm
     from pytest_nriperf.session.handles import BaselineCheck, Nri
+    from pytest_nriperf.sweep.axes import Cell
 
 
 @pytest.fixture(scope="session")
@@ -44,7 +45,17 @@ def nri_requirements(request: pytest.FixtureRequest, nri_node: Bench) -> None:
 
 
 @pytest.fixture
-def nri_balloon(request: pytest.FixtureRequest, nri_node: Bench) -> Iterator[Balloon]:
+def nri_cell(request: pytest.FixtureRequest) -> Cell | None:
+    """The cell of a sweep that this item is; None outside of sweeps."""
+    return getattr(request, "param", None)
+
+
+@pytest.fixture
+def nri_balloon(
+    request: pytest.FixtureRequest,
+    nri_node: Bench,
+    nri_cell: Cell | None,  # noqa: ARG001 - its values come before those of the marks
+) -> Iterator[Balloon]:
     """The granted, verified allocation that the test's `balloon` mark asks for; in a duet both halves of it."""
     from pytest_nriperf.errors import SpecError
     from pytest_nriperf.session.collecting import balloons_of
@@ -66,7 +77,11 @@ def balloon(nri_balloon: Balloon) -> Balloon:
 
 
 @pytest.fixture
-def nri_llm(request: pytest.FixtureRequest, nri_node: Bench) -> Iterator[Llm]:
+def nri_llm(
+    request: pytest.FixtureRequest,
+    nri_node: Bench,
+    nri_cell: Cell | None,  # noqa: ARG001 - its values come before those of the marks
+) -> Iterator[Llm]:
     """The instrumented generator of the test's `llm` mark, inside the test's balloon."""
     from pytest_nriperf.experiment.llm import open_llm
     from pytest_nriperf.marks import llm_request

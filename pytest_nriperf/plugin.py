@@ -27,6 +27,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         key = "nri_" + name.replace("-", "_")
         group.addoption(f"--nri-{name}", dest=key, metavar=metavar, default=None, help=line)
         parser.addini(key, line, default=None)
+    line = "values of a sweep's axis instead of the mark's, repeatable: cpus=4..64:4, replicas=1..16*2"
+    group.addoption("--nri-set", dest="nri_set", metavar="AXIS=V1,V2", action="append", default=None, help=line)
+    parser.addini("nri_set", line, type="linelist", default=[])
+    line = "time that sweeps may take, such as 2h: cells that do not fit any more are left out"
+    group.addoption("--nri-budget", dest="nri_budget", metavar="TIME", default=None, help=line)
+    parser.addini("nri_budget", line, default=None)
+    line = "print the plan of the sweeps and measure nothing"
+    group.addoption("--nri-dry-run", dest="nri_dry_run", action="store_true", default=None, help=line)
     line = "go on with the newest unfinished session in the out folder"
     group.addoption("--nri-resume", dest="nri_resume", action="store_true", default=None, help=line)
     parser.addini("nri_resume", line, type="bool", default=None)
@@ -57,7 +65,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Several nodes are an axis."""
+    """Several nodes are an axis; the cells of a sweep are items."""
     if "nri_node" in metafunc.fixturenames:
         nodes = session_settings(metafunc.config).nodes_named
         if len(nodes) > 1:

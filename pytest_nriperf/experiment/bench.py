@@ -79,6 +79,7 @@ class Bench:
         self._measured: dict[str, int] = {}
         self._undo = contextlib.ExitStack()
         self.broken_off = False
+        self.notes: dict[str, Any] = {}
 
     @property
     def name(self) -> str:
@@ -130,7 +131,7 @@ class Bench:
         with self._undo, self.provisioner.session(specs):
             yield self
             if self._session is not None and not self.broken_off:
-                self._session.finish()
+                self._session.finish(**self.notes)
 
     @contextlib.contextmanager
     def balloon(self, spec: BalloonSpec) -> Iterator[Balloon]:

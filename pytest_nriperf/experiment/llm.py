@@ -86,11 +86,12 @@ class Llm:
         if not self._keep_loaded:
             # Engines of earlier `generate` calls would share the balloon with the measured ones.
             self.close()
-        plan = self._bench.settings.runs
+        caller = self._caller()
+        plan = caller.runs or self._bench.settings.runs
         if self._variants is not None:
             contest = Contest(self._bench, self._variants, self._balloon)
-            return contest.measure(asked, self._caller(), plan, self._settled)
-        subject = Subject(self._bench, self.balloon.spec, self.model, asked, self._caller(), self._options())
+            return contest.measure(asked, caller, plan, self._settled)
+        subject = Subject(self._bench, self.balloon.spec, self.model, asked, caller, self._options())
         kept = Loaded(self._loaded(), self._infos) if self._keep_loaded else None
         return measure(subject, self.balloon, plan, self._settled, kept)
 

@@ -18,17 +18,22 @@ from pytest_nriperf.experiment.workload import Workload
 from pytest_nriperf.metrics import Measurement
 from pytest_nriperf.recording import counter_table, finished_runs, open_recording, write_document, write_run
 from pytest_nriperf.seams import EngineOptions, ModelChoice, RunData, WorkerInfo
+from pytest_nriperf.settings import RunPlan
 
 
 @dataclass(frozen=True)
 class Caller:
-    """The test on whose behalf something is measured; `measured` hears of each finished measurement."""
+    """The test on whose behalf something is measured; `measured` hears of each finished measurement.
+
+    `runs` overrides the session's number of runs.
+    """
 
     test: str
     function: str
     measured: Callable[[Measurement], None]
     gate: Mapping[str, Any] = field(default_factory=dict)
     cell: Mapping[str, Any] = field(default_factory=dict)
+    runs: RunPlan | None = None
 
 
 @dataclass

@@ -221,25 +221,12 @@ def _title(parts: Sequence[Part]) -> str:
 def make_part(measurement: Measurement, session: Mapping[str, Any]) -> Part:
     """One measurement: its row, what the page says of it, and the topology of its session."""
     document = measurement.document
-    cell = dict(document.get("cell") or {})
     test = str(document.get("test", measurement.path.name))
-    name = test.rpartition("::")[2]
     topology = _topology(session)
-    placement = _placement(document)
-    replicas = placement.replicas if placement else ()
-    row = Row(
-        cell=cell or {"test": name},
-        metrics={name: tuple(measurement.metric(name).per_run) for name in SHOWN},
-        cpus=sum(len(replica.allocated) for replica in replicas),
-        visible=sum(len(replica.visible) for replica in replicas),
-        node_cpus=len(topology.online) if topology else 0,
-        where=_where(document, topology),
-        simulated=bool(document.get("simulated")),
-    )
     return Part(
-        name,
+        test.rpartition("::")[2],
         test,
-        row,
+        make_row(measurement, topology),
         document,
         measurement.measured,
         measurement.warmup,
@@ -247,8 +234,27 @@ def make_part(measurement: Measurement, session: Mapping[str, Any]) -> Part:
         measurement.warnings,
         np.sort(measurement.itl.samples),
         topology,
-        placement,
-        sweep=bool(cell),
+        _placement(document),
+        sweep=bool(document.get("cell")),
+    )
+
+
+def make_row(measurement: Measurement, topology: Topology | None) -> Row:
+    """A measurement as a row of its sweep; outside of sweeps the test itself is the cell."""
+    document = measurement.document
+    placement = _placement(document)
+    replicas = placement.replicas if placement else ()
+    cell = dict(document.get("cell") or {})
+    if topology is not None:
+        cell.pop("snc", None)  # the boot's mode is a place, whether a sweep named it or not
+    return Row(
+        cell=cell or {"test": str(document.get("test", "")).rpartition("::")[2]},
+        metrics={name: tuple(measurement.metric(name).per_run) for name in SHOWN},
+        cpus=sum(len(replica.allocated) for replica in replicas),
+        visible=sum(len(replica.visible) for replica in replicas),
+        node_cpus=len(topology.online) if topology else 0,
+        where=_where(document, topology),
+        simulated=bool(document.get("simulated")),
     )
 
 

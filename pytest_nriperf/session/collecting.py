@@ -18,6 +18,7 @@ from pytest_nriperf.marks import (
     llm_request,
     variants_of,
 )
+from pytest_nriperf.sweep.axes import Cell
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,19 @@ def collected(items: Sequence[pytest.Item]) -> Collected:
 
 
 def arguments_of(item: pytest.Item, mark: str) -> list[Arguments]:
-    """Arguments of all marks of that name on the item, the closest first."""
-    return [(mark.args, mark.kwargs) for mark in item.iter_markers(mark)]
+    """Arguments of all marks of that name on the item, the closest first; a sweep's cell is closest of all."""
+    marked: list[Arguments] = [(each.args, each.kwargs) for each in item.iter_markers(mark)]
+    cell = cell_of(item)
+    if cell is not None and mark in ("balloon", "llm"):
+        return [((), cell.balloon if mark == "balloon" else cell.llm), *marked]
+    return marked
+
+
+def cell_of(item: pytest.Item) -> Cell | None:
+    """The cell of a sweep that the item is."""
+    callspec = getattr(item, "callspec", None)
+    cell = callspec.params.get("nri_cell") if callspec is not None else None
+    return cell if isinstance(cell, Cell) else None
 
 
 def variants_on(item: pytest.Item) -> VariantsMark | None:
@@ -71,6 +83,6 @@ def function_of(item: pytest.Item) -> str:
     own = [
         f"{key}={value}" if isinstance(value, str | int | float | bool) else f"{key}#{callspec.indices[key]}"
         for key, value in sorted(callspec.params.items())
-        if key != "nri_node"
+        if key not in ("nri_node", "nri_cell")
     ]
     return f"{name}[{','.join(own)}]" if own else name

@@ -41,7 +41,7 @@ MARKS = (
     "gate(*metrics, tolerance, floor): metrics that are judged against the stored baseline",
     "variants(a={...}, b={...}, mode='turns'|'duet'): two variants (llm and balloon arguments, env, python) measured "
     "in pairs and judged against each other",
-    "sweep(replicas=[...], cpus=[...], ..., strategy, seed, share): one item a cell; axes of balloon, llm or the test",
+    "sweep(AXIS=[...], strategy, seed, repeats, share): an item a cell; axes of the balloon, the model or the test",
     "requires_node(min_cpus, min_cores, threads_per_core, ...): skip with the fact that does not hold on the node",
 )
 

@@ -24,6 +24,7 @@ def write_outputs(
     *,
     node: str,
     recordings: Sequence[Path] = (),
+    left_out: Sequence[str] = (),
 ) -> Iterator[str]:
     """Write the files that were asked for and yield lines for the terminal: annotations, and where the files are.
 
@@ -36,7 +37,10 @@ def write_outputs(
         from pytest_nriperf.report.html import write_report
 
         path = settings.path(settings.report)
-        write_report(gather(recordings, verdicts), path)
+        try:
+            write_report(gather(recordings, verdicts, left_out=left_out), path)
+        except OSError as error:
+            raise SettingsError(f"report: {path} cannot be written ({error.strerror})", "name another file") from error
         yield f"report written to {path}"
     text = markdown_summary(verdicts, node=node)
     if settings.summary:

@@ -34,11 +34,12 @@ from pytest_nriperf.provision import provisioner_for
 from pytest_nriperf.provision.simulated import SimulatedProvisioner
 from pytest_nriperf.report.terminal import ProgressLine, failure_message, summary
 from pytest_nriperf.seams import EngineOptions, Generator, ModelChoice, Provisioner
-from pytest_nriperf.session.collecting import Collected, arguments_of, function_of
+from pytest_nriperf.session.collecting import Collected, arguments_of, cell_of, function_of
 from pytest_nriperf.session.config import COLLECTED, CURRENT, SESSION, session_settings
 from pytest_nriperf.session.outputs import unjudged, write_outputs
 from pytest_nriperf.session.summing import Result, summarised
-from pytest_nriperf.settings import Settings
+from pytest_nriperf.session.sweeping import Sweeping
+from pytest_nriperf.settings import RunPlan, Settings
 from pytest_nriperf.stats import suite_share
 
 
@@ -103,6 +104,8 @@ class NriSession:
         with bench.held(list(collected.balloons)):
             self._benches.append(bench)
             yield bench
+            if self._sweeping is not None:
+                bench.notes["left_out"] = self._sweeping.left_out()
 
     def caller(self) -> Caller:
         """The test that is running."""
@@ -114,7 +117,16 @@ class NriSession:
             "floor": self.settings.floor if gate.floor is None else gate.floor,
             "alpha": suite_share(self.settings.alpha, self._gated_metrics),
         }
-        return Caller(test=item.nodeid, function=function_of(item), measured=self._measured, gate=asked)
+        cell = cell_of(item)
+        once = cell is not None and not gate.metrics and self._usual_runs
+        return Caller(
+            test=item.nodeid,
+            function=function_of(item),
+            measured=self._measured,
+            gate=asked,
+            cell=cell.labels if cell else {},
+            runs=RunPlan(1, 1) if once else None,
+        )
 
     def settled(self, measurement: Measurement) -> bool:
         """Whether the running test's gate is settled, so that more runs would be for nothing."""
@@ -180,7 +192,8 @@ class NriSession:
             if bench.collector_line:
                 for line in textwrap.wrap(bench.collector_line, shutil.get_terminal_size().columns - 2):
                     terminalreporter.line(line)
-        for text, markup in summary([summarised(result) for result in self.results]):
+        told = [result for result in self.results if result.judged or not result.measurement.document.get("cell")]
+        for text, markup in summary([summarised(result) for result in told]):
             terminalreporter.line(text, **markup)
         for test in unjudged(self._passed, [result.measurement for result in self.results if result.judged]):
             terminalreporter.line(test, yellow=True)
@@ -188,7 +201,9 @@ class NriSession:
         nodes = dict.fromkeys(str(result.measurement.document["baseline_node"]) for result in self.results)
         measured = [result.measurement for result in self.results]
         paths = [each.path for one in measured for each in one.variants.values() or [one]]
-        for line in write_outputs(verdicts, self.settings, os.environ, node=", ".join(nodes), recordings=paths):
+        left_out = self._sweeping.left_out() if self._sweeping else []
+        where = ", ".join(nodes)
+        for line in write_outputs(verdicts, self.settings, os.environ, node=where, recordings=paths, left_out=left_out):
             terminalreporter.line(line)
 
     # -------------------------------------------------------------------------------------------------- inside
@@ -199,6 +214,18 @@ class NriSession:
 
     def _measured(self, measurement: Measurement) -> None:
         self.results.append(Result(measurement))
+        if measurement.document.get("cell") and self._sweeping is not None:
+            self._sweeping.measured(measurement, self._benches[-1].topology)
+
+    @property
+    def _sweeping(self) -> Sweeping | None:
+        found: Sweeping | None = self.config.pluginmanager.get_plugin("nriperf-sweep")
+        return found
+
+    @property
+    def _usual_runs(self) -> bool:
+        """Whether nobody said how many runs a measurement has."""
+        return self.settings.runs == RunPlan()
 
     def _judging(self, measurement: Measurement) -> dict[str, Any]:
         document = measurement.document

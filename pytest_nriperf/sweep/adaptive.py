@@ -50,6 +50,8 @@ class FrontSearch:
     @property
     def new_cells(self) -> int:
         """How many different cells may be measured: the rest of the limit is for repeats."""
+        if self.limit >= len(self.cpus):
+            return len(self.cpus)
         return max(1, self.limit - round(self.limit * REPEAT_SHARE))
 
     def suggest(self) -> int | None:
