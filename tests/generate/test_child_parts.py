@@ -1,0 +1,151 @@
+"""The small parts of the worker: stamps, files, sampling, the reference load, the cache of converted models."""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_nriperf.generate.archive import worker_archive
+from pytest_nriperf.generate.child import files, model_files, reference
+from pytest_nriperf.generate.child.engine import Engine, EngineError
+from pytest_nriperf.generate.child.protocol import Outbox, decode
+from pytest_nriperf.generate.child.recorder import Recorder
+
+
+def test_a_recorder_counts_rows_and_never_the_prompt() -> None:
+    recorder = Recorder(rows=3, count=len)
+    for value in ("prompt prompt", "abc", "abcdef"):
+        recorder.put(value)
+    stamps, tokens = recorder.events()
+    assert tokens == [0, 1, 2]
+    assert stamps == sorted(stamps)
+    assert recorder.events(2) == (stamps[2:], [2])
+
+
+def test_a_stamp_without_its_value_is_not_reported_yet() -> None:
+    recorder = Recorder()
+    recorder.put(1)
+    recorder.stamps.append(5)
+    assert recorder.events()[1] == [0]
+
+
+def test_a_file_is_read_in_pieces(tmp_path: Path) -> None:
+    file = tmp_path / "large"
+    file.write_bytes(bytes(range(256)) * 1500)
+    first = files.read_piece(str(file), 0)
+    second = files.read_piece(str(file), files.PIECE)
+    assert (first["end"], second["end"]) == (False, True)
+    assert base64.b64decode(first["data"]) + base64.b64decode(second["data"]) == file.read_bytes()
+
+
+@pytest.mark.parametrize("path", ["/nowhere/x", "relative", "/proc", "/proc/self/mem"])
+def test_what_cannot_be_read_says_why(path: str) -> None:
+    assert files.read_piece(path, 0)["missing"]
+
+
+def test_sampling_sends_readings_and_tells_what_is_missing_once(tmp_path: Path) -> None:
+    counter = tmp_path / "counter"
+    counter.write_text("7\n")
+    sent: list[dict[str, Any]] = []
+    twice = threading.Event()
+
+    def write(line: bytes) -> None:
+        sent.append(decode(line))
+        if len([message for message in sent if message["type"] == "samples"]) >= 2:
+            twice.set()
+
+    sampling = files.Sampling([str(counter), "/nowhere/counter"], 100.0, Outbox(write))
+    assert twice.wait(10)
+    sampling.stop()
+    assert [message["path"] for message in sent if message["type"] == "sample_missing"] == ["/nowhere/counter"]
+    readings = [message["readings"] for message in sent if message["type"] == "samples"]
+    assert [[path, text] for path, _, text in readings[0]] == [[str(counter), "7\n"]]
+    assert readings[0][0][1] < readings[1][0][1]
+
+
+def test_the_reference_load_reads_memory_and_multiplies() -> None:
+    import os
+
+    before = os.sched_getaffinity(0)
+    found = reference.reference_load(sorted(before), Engine().multiply)
+    assert found["memory_bandwidth"] > 1e8
+    assert found["matrix_product"] > 1e5
+    assert "python float64" in found["matrix"]
+    assert os.sched_getaffinity(0) == before
+
+
+def test_a_model_is_converted_once_and_others_wait_for_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    source = tmp_path / "model.gguf"
+    source.write_bytes(b"weights")
+    conversions: list[str] = []
+    said: list[str] = []
+
+    def convert(target: Path) -> None:
+        conversions.append(target.name)
+        target.mkdir()
+        (target / "model.safetensors").write_bytes(source.read_bytes())
+
+    found: list[Path] = []
+    threads = [
+        threading.Thread(target=lambda: found.append(model_files.converted(source, convert, said.append, "float32")))
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(conversions) == 1
+    assert len(set(found)) == 1
+    assert (found[0] / "model.safetensors").read_bytes() == b"weights"
+    assert found[0].is_relative_to(tmp_path / "cache/nriperf/models")
+    assert [file.name for file in found[0].parent.iterdir() if file.name.startswith(".converting")] == []
+
+
+def test_a_conversion_that_fails_leaves_nothing_and_frees_the_lock(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    source = tmp_path / "model.gguf"
+    source.write_bytes(b"weights")
+
+    def convert(target: Path) -> None:
+        target.mkdir()
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        model_files.converted(source, convert, lambda _: None, "float32")
+    kept = list((tmp_path / "nriperf/models").iterdir())
+    assert [file.suffix for file in kept] == [".lock"]
+    with kept[0].open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_a_cache_that_cannot_be_made_names_the_setting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
+    with pytest.raises(EngineError) as caught:
+        model_files.converted(blocked, lambda _: None, lambda _: None, "float32")
+    assert "XDG_CACHE_HOME" in caught.value.next_step
+
+
+def test_a_models_identity_changes_with_its_content(tmp_path: Path) -> None:
+    for name, text in (("config.json", "{}"), ("model.safetensors", "a" * 100)):
+        (tmp_path / name).write_text(text)
+    before = model_files.identity(tmp_path)
+    assert model_files.identity(tmp_path) == before
+    (tmp_path / "model.safetensors").write_text("b" * 100)
+    assert model_files.identity(tmp_path) != before
+
+
+def test_the_archive_is_small_and_always_the_same() -> None:
+    archive = worker_archive()
+    worker_archive.cache_clear()
+    assert worker_archive() == archive
+    assert len(archive) < 1 << 20
