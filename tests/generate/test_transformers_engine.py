@@ -14,21 +14,7 @@ import pytest
 from pytest_nriperf.generate.child.engine import EngineError, Input, Setting
 from pytest_nriperf.generate.child.recorder import Recorder
 from pytest_nriperf.generate.models import parse_model
-
-LLAMA = {
-    "model_type": "llama",
-    "vocab_size": 64,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
-    "tie_word_embeddings": True,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-WORDS = ["<unk>", "<s>", "</s>", "what", "happens", "at", "kubecon", "talks"]
+from tests.generate.tiny_models import LLAMA, save_gguf, save_llama
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -42,17 +28,8 @@ def _two_threads_again() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny llama with a tokenizer of eight words, saved as anybody saves one."""
-    import tokenizers
-    import transformers
-
     path = tmp_path_factory.mktemp("models") / "tiny"
-    config = transformers.AutoConfig.for_model(**LLAMA)
-    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(path)
-    words = tokenizers.Tokenizer(
-        tokenizers.models.WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="<unk>")
-    )
-    words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    transformers.PreTrainedTokenizerFast(tokenizer_object=words, eos_token="</s>").save_pretrained(path)
+    save_llama(path)
     return path
 
 
@@ -242,3 +219,12 @@ def test_a_damaged_weights_file_is_named(folder: Path, tmp_path: Path) -> None:
         (tmp_path / file.name).write_bytes(file.read_bytes()[: 2000 if file.suffix == ".safetensors" else None])
     with pytest.raises(EngineError, match="cannot be loaded: SafetensorError"):
         engine(str(tmp_path)).load()
+
+
+def test_a_gguf_file_is_loaded_with_nothing_mapped(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.gguf"
+    save_gguf(path)
+    loaded = engine(str(path))
+    facts = loaded.load()
+    assert (facts["weights"], facts["mapped_bytes"], facts["name"]) == ("private", 0, "tiny.gguf")
+    assert sum(generated(loaded, [loaded.encode("what happens", None)], 5).events()[1]) == 5

