@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import pytest_nriperf.session.handles  # noqa: F401 - before pytester takes stock: numpy loads once a process
+from pytest_nriperf.cli import main
 
 CONFTEST = """
 import pytest_nriperf.session.handles  # noqa: F401 - before pytester takes stock: numpy loads once a process
@@ -145,6 +146,24 @@ def test_each_variant_has_a_recording_that_names_the_other(suite: pytest.Pyteste
 def test_variants_enter_no_baseline(suite: pytest.Pytester) -> None:
     run(suite, "a={}, b={}", "--nri-accept=all", "--nri-runs=2").assert_outcomes(passed=1)
     assert not list(suite.path.glob("baselines/**/*.json"))
+
+
+def test_recorded_variants_are_judged_again_and_not_accepted(
+    suite: pytest.Pytester, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(suite, 'a={}, b={"env": {"SLOWER": "1.2"}}', "--nri-runs=6").assert_outcomes(failed=1)
+    (session,) = suite.path.glob(".nriperf/*/session.json")
+    capsys.readouterr()
+    assert main(["judge", str(session.parent), "--json"]) == 1
+    (verdict,) = json.loads(capsys.readouterr().out)["verdicts"]
+    assert verdict["outcome"] == "worse"
+    assert verdict["reason"].startswith("b against a")
+    assert verdict["runs"] == verdict["baseline_runs"] == 6
+    assert main(["accept", str(session.parent)]) == 1
+    assert "variants left aside" in capsys.readouterr().out
+    assert main(["show", str(session.parent)]) == 0
+    assert capsys.readouterr().out.count("variant_") >= 2
+    assert main(["report", str(session.parent), "--output", "page.html"]) == 0
 
 
 def test_balloons_that_differ_are_made_for_each_run_and_never_held_together(suite: pytest.Pytester) -> None:

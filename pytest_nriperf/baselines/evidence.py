@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ USUAL = ("ttft", "itl", "throughput")
 
 @dataclass(frozen=True)
 class Evidence:
-    """One recorded measurement as verdicts see it."""
+    """One recorded measurement as verdicts see it; `variant` as its document has it, empty without variants."""
 
     key: BaselineKey
     record: SessionRecord
@@ -32,6 +32,7 @@ class Evidence:
     path: Path
     gates: tuple[Gate, ...]
     alpha: float
+    variant: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def test_file(self) -> str:
@@ -53,6 +54,7 @@ def evidence(measurement: Measurement) -> Evidence:
             path=measurement.path,
             gates=tuple(Gate(name, gate.get("tolerance") or 0.05, gate.get("floor") or 0.02) for name in names),
             alpha=float(gate.get("alpha") or suite_share(0.05, len(names))),
+            variant=document.get("variant") or {},
         )
     except (KeyError, TypeError, ValueError) as error:
         raise RecordingError(

@@ -9,7 +9,8 @@ from dataclasses import replace
 import numpy as np
 
 from pytest_nriperf.baselines.judging import Sides, decide
-from pytest_nriperf.baselines.verdict import Verdict
+from pytest_nriperf.baselines.sessions import SessionRecord, split_metric
+from pytest_nriperf.baselines.verdict import Gate, Verdict, differences
 from pytest_nriperf.stats import NO_SPREAD, detectable, shift_of_pairs
 
 
@@ -24,6 +25,46 @@ def abba(rounds: int) -> str:
     ('ABBABAAB', 'ABBABA')
     """
     return "".join("AB" if number % 4 in (0, 3) else "BA" for number in range(rounds))
+
+
+def judge_variants(
+    first: tuple[str, SessionRecord],
+    second: tuple[str, SessionRecord],
+    gates: Sequence[Gate],
+    *,
+    alpha: float,
+    level: float | None = None,
+    test: str = "",
+) -> list[Verdict]:
+    """Judge the second variant (its name and its runs) against the first, in the pairs of runs that both have."""
+    (name, before), (other, now) = first, second
+    remarks = [
+        f"{whose}: disturbed run {run} ({text})"
+        for whose, record in (first, second)
+        for run, text in sorted(record.remarks.items())
+    ]
+    verdicts = []
+    for gate in gates:
+        kind = now.metrics.get(split_metric(gate.metric)[0])
+        blank = Verdict(
+            gate.metric,
+            "unknown",
+            "",
+            unit="" if kind is None else kind.unit,
+            better="lower" if kind is None else kind.better,
+            alpha=alpha,
+            tolerance=gate.tolerance,
+            floor=gate.floor,
+            warnings=tuple(remarks),
+            suspects=differences(before.fingerprint, now.fingerprint, "treatment"),
+            simulated=before.simulated or now.simulated,
+            test=test,
+        )
+        old, new = before.by_run(gate.metric), now.by_run(gate.metric)
+        common = sorted(old.keys() & new.keys())
+        judged = judge_pairs([old[run] for run in common], [new[run] for run in common], blank, level=level)
+        verdicts.append(replace(judged, reason=f"{other} against {name}: {judged.reason}"))
+    return verdicts
 
 
 def judge_pairs(

@@ -46,12 +46,14 @@ class SessionRecord:
 
     def values(self, metric: str) -> tuple[float, ...]:
         """One value per run of a metric as a gate names it (`ttft`, `ttft.low`, `itl.p95`, `throughput`)."""
+        return tuple(value for _, value in sorted(self.by_run(metric).items()))
+
+    def by_run(self, metric: str) -> dict[int, float]:
+        """The same by the number of the run."""
         name, statistic = split_metric(metric)
         found = self.metrics.get(name)
-        if found is None:
-            return ()
-        values = (run.get(statistic) for _, run in sorted(found.runs.items()))
-        return tuple(value for value in values if value is not None and math.isfinite(value))
+        runs = {} if found is None else {run: values.get(statistic) for run, values in found.runs.items()}
+        return {run: value for run, value in runs.items() if value is not None and math.isfinite(value)}
 
 
 @dataclass(frozen=True, order=True)

@@ -9,12 +9,14 @@ from pathlib import Path
 from pytest_nriperf.baselines import Baseline, Verdict
 from pytest_nriperf.baselines.evidence import Evidence, read_evidence
 from pytest_nriperf.baselines.noise import load_noise
+from pytest_nriperf.baselines.pairs import judge_variants
 from pytest_nriperf.baselines.rules import RULES, judge_by
 from pytest_nriperf.cli.judging import add_judging, chosen, print_verdicts, settings_here, store_for
 
 MORE = """\
 Several sessions are judged together: rounds of a whole suite, `pytest --nri-runs 1` again and again, make each
-session one run. With --against the sessions named there take the baselines' place. Rules:
+session one run. With --against the sessions named there take the baselines' place. Variants of a test are judged
+against each other, pair by pair. Rules:
 """
 
 
@@ -32,8 +34,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Judge, print, and say by the exit status whether something is worse."""
     now = gathered(options.sessions)
-    against = gathered(options.against or [])
-    verdicts = [verdict for group in now for verdict in judged_group(group, against, options)]
+    verdicts = judged(now, gathered(options.against or []), options)
     return print_verdicts(verdicts, options, node=now[0][0].node, facts={"rule": options.rule})
 
 
@@ -46,7 +47,37 @@ def gathered(folders: Sequence[Path]) -> list[list[Evidence]]:
     return [sorted(group, key=lambda one: one.record.time) for group in groups.values()]
 
 
-def judged_group(group: list[Evidence], against: list[list[Evidence]], options: argparse.Namespace) -> list[Verdict]:
+def judged(groups: list[list[Evidence]], against: list[list[Evidence]], options: argparse.Namespace) -> list[Verdict]:
+    """Variants against each other, all else against the baselines (or `against`)."""
+    pairs, alone = _divided(groups)
+    verdicts = [verdict for group in alone for verdict in _judged_group(group, against, options)]
+    return verdicts + [verdict for first, second in pairs for verdict in _judged_pair(first, second, options)]
+
+
+def _divided(groups: list[list[Evidence]]) -> tuple[list[tuple[Evidence, Evidence]], list[list[Evidence]]]:
+    """Variants that were measured together, session by session, and all else."""
+    sides: dict[object, dict[str, Evidence]] = {}
+    for group in groups:
+        for one in group:
+            if one.variant:
+                sides.setdefault((one.record.session, one.test), {})[str(one.variant["name"])] = one
+    pairs = []
+    for found in sides.values():
+        first, second = next(iter(found.values())).variant["of"]
+        if found.keys() >= {first, second}:
+            pairs.append((found[first], found[second]))
+    taken = {one.path for pair in pairs for one in pair}
+    return pairs, [left for group in groups if (left := [one for one in group if one.path not in taken])]
+
+
+def _judged_pair(first: Evidence, second: Evidence, options: argparse.Namespace) -> list[Verdict]:
+    """The second variant against the first, as its test judged it; rules and baselines have no part in it."""
+    gates, alpha = chosen(second, options)
+    before, now = ((str(one.variant["name"]), one.record) for one in (first, second))
+    return judge_variants(before, now, gates, alpha=alpha, test=second.test)
+
+
+def _judged_group(group: list[Evidence], against: list[list[Evidence]], options: argparse.Namespace) -> list[Verdict]:
     """Verdicts on the sessions of one test, judged together."""
     newest = group[-1]
     gates, alpha = chosen(newest, options)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_nriperf.baselines import Verdict
-from pytest_nriperf.cli.judge import gathered, judged_group
+from pytest_nriperf.cli.judge import gathered, judged
 from pytest_nriperf.cli.judging import add_judging
 from pytest_nriperf.errors import UsageError
 from pytest_nriperf.recording import DOCUMENT, read_json
@@ -65,7 +65,7 @@ def _verdicts(folders: Sequence[Path], options: argparse.Namespace) -> list[Verd
     """Verdicts of the measurements that had a gate, sessions of one test together."""
     options.rule, options.against = "sessions", None
     gated = [folder for folder in recordings_of(folders) if read_json(folder / DOCUMENT).get("gate", {}).get("metrics")]
-    return [verdict for group in gathered(gated) for verdict in judged_group(group, [], options)]
+    return judged(gathered(gated), [], options)
 
 
 def write_files(contents: Contents, folder: Path, images: str) -> list[str]:

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from pytest_nriperf.baselines import BaselineStore, Gate, Verdict, differences, judge, looks
+from pytest_nriperf.baselines import BaselineStore, Gate, Verdict, judge, looks
 from pytest_nriperf.baselines.evidence import baseline_key, session_record
 from pytest_nriperf.baselines.noise import load_noise
-from pytest_nriperf.baselines.pairs import judge_pairs
+from pytest_nriperf.baselines.pairs import judge_variants
 from pytest_nriperf.baselines.sessions import Baseline, SessionRecord
 from pytest_nriperf.baselines.store import WINDOW
 from pytest_nriperf.counters import COUNTERS
 from pytest_nriperf.errors import BaselineError
 from pytest_nriperf.explain import explain
 from pytest_nriperf.marks import GateMark
-from pytest_nriperf.metrics import Measurement, Metric
+from pytest_nriperf.metrics import Measurement
 from pytest_nriperf.settings import RunPlan, Settings
 from pytest_nriperf.stats import level_at, plan_pair_looks, suite_share
 
@@ -106,48 +105,12 @@ def _gate(name: str, gate: GateMark, settings: Settings) -> Gate:
 
 def _judge_variants(measurement: Measurement, gates: Sequence[Gate], share: float, asked: RunPlan) -> Judged:
     """The second variant against the first, in the pairs of runs that both have."""
-    (first, before), (second, now) = measurement.variants.items()
-    pairs = len(set(before.runs) & set(now.runs))
+    first, second = ((name, session_record(each)) for name, each in measurement.variants.items())
+    pairs = len(set.intersection(*(set(each.runs) for each in measurement.variants.values())))
     plan = plan_pair_looks(asked.least, asked.most, share)
     level = level_at(plan, pairs) or plan[0].alpha
-    unlike = differences(before.document["fingerprint"], now.document["fingerprint"], "treatment")
-    verdicts = []
-    for gate in gates:
-        metric = now.metric(gate.metric)
-        blank = Verdict(
-            gate.metric,
-            "unknown",
-            "",
-            unit=metric.unit,
-            better=metric.better,
-            alpha=share,
-            tolerance=gate.tolerance,
-            floor=gate.floor,
-            warnings=tuple(f"{name}: {text}" for name, one in measurement.variants.items() for text in _disturbed(one)),
-            suspects=unlike,
-            simulated=bool(now.document["simulated"]),
-            test=str(now.document["test"]),
-        )
-        judged = judge_pairs(*_common(before.metric(gate.metric), metric), blank, level=level)
-        verdicts.append(replace(judged, reason=f"{second} against {first}: {judged.reason}"))
+    verdicts = judge_variants(first, second, gates, alpha=share, level=level, test=str(measurement.document["test"]))
     return Judged(tuple(verdicts), at_look=pairs in {look.runs for look in plan})
-
-
-def _common(first: Metric, second: Metric) -> tuple[list[float], list[float]]:
-    """Values of the runs that have one on both sides."""
-    others = dict(zip(second.runs, second.per_run, strict=True))
-    pairs = [
-        (value, others[run])
-        for run, value in zip(first.runs, first.per_run, strict=True)
-        if run in others and math.isfinite(value) and math.isfinite(others[run])
-    ]
-    return [value for value, _ in pairs], [value for _, value in pairs]
-
-
-def _disturbed(measurement: Measurement) -> list[str]:
-    """What was wrong with runs, those that were made again included."""
-    record = session_record(measurement)
-    return [f"disturbed run {run} ({text})" for run, text in sorted(record.remarks.items())]
 
 
 def settled(measurement: Measurement, gate: GateMark, **known: Any) -> bool:
