@@ -300,7 +300,9 @@ def suite_red(share: float) -> float:
 
 def print_alarms(pool: Any, cases: int, cells: Sequence[Node]) -> None:
     """A/A: nothing changed. Percent of six-test suites red; for ours also the share of verdicts `unknown`."""
-    print(f"\nA/A, {cases} verdicts a cell: % of six-test suites red (our columns: red / % of verdicts unknown)")
+    error = 100 * SUITE * math.sqrt(ALPHA / cases)
+    print(f"\nA/A, {cases} verdicts a cell: % of six-test suites red, standard error {error:.1f} at 5 %")
+    print("(our columns, from the right of 'z known': red / % of verdicts unknown)")
     print("runs sess. shape     " + "".join(f"{name:>11}" for name in RULES))
     jobs = [(node, 0.0, cases, number) for number, node in enumerate(cells)]
     worst = dict.fromkeys(RULES, 0.0)
@@ -345,17 +347,23 @@ def main() -> None:
     """Print the tables; quick by default."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
     parser.add_argument("--full", action="store_true", help="figures worth quoting: 2000 verdicts a cell")
+    parser.add_argument("--ours", action="store_true", help="only this project's rules, A/A: for many more cases")
     parser.add_argument("--cases", type=int, help="verdicts a cell")
     options = parser.parse_args()
     cases = options.cases or (2000 if options.full else 100)
     spreads, sessions, shapes = (SPREADS, SESSIONS, SHAPES) if options.full else ((0.035,), (0.0, 0.02), SHAPES)
     cells = [Node(runs, session, shape) for runs in spreads for session in sessions for shape in shapes]
+    if options.ours:
+        for name in set(RULES) - set(OURS):
+            del RULES[name]
     with get_context("fork").Pool(min(2, os.cpu_count() or 1)) as pool:
         start = time.perf_counter()
         count = 10_000 if options.full else 1_000
         pool.map(throughput, [count // 2, count // 2])
         print(f"{count} verdicts in {time.perf_counter() - start:.1f} s on two processes (goal: 10000 in 60 s)")
         print_alarms(pool, cases, cells)
+        if options.ours:
+            return
         print_found(pool, max(30, cases // 3) if options.full else 30)
         print_power(pool, max(100, cases))
 
