@@ -68,9 +68,9 @@ class _Replica:
 class WorkerGenerator:
     """Implements `seams.Generator` over `Grant.start_worker`. A request may take `Work.timeout_s`.
 
-    `python` is the interpreter on the node (empty: the provisioner's choice), `notice` hears what takes long,
-    `reference` brackets each run with the short reference load (default: unless simulated), `silence_s` is when a
-    worker counts as hanging, `generate_timeout_s` when one call of `generate` does.
+    `python` is the interpreter on the node (empty: the provisioner's choice), `notice` hears what happens once and
+    takes long, `reference` brackets each run with the short reference load (default: unless simulated), `silence_s` is
+    when a worker counts as hanging, `generate_timeout_s` when one call of `generate` does.
     """
 
     def __init__(
@@ -271,7 +271,7 @@ class WorkerGenerator:
             state.finished = time.monotonic()
         elif kind == "part":
             self._parts.setdefault((replica, message["id"]), []).append(message)
-        elif kind == "beat" and message["stage"] not in self._said:
+        elif kind == "beat" and message.get("notice") and message["stage"] not in self._said:
             self._said.add(message["stage"])
             self._notice(message["stage"])
 

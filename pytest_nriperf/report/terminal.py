@@ -211,6 +211,12 @@ class ProgressLine:
         self._open = False
         self._shown_s = None
 
+    def note(self, text: str) -> None:
+        """A line that stays, of something that happens once and takes long."""
+        self._end()
+        self._fresh_line()
+        self._write(f"  {format_text(text)}\n")
+
     def clear(self) -> None:
         """Leave no half line behind, also after an error."""
         self._end()

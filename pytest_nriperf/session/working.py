@@ -90,7 +90,11 @@ class NriSession:
             if made is None and isinstance(provisioner, SimulatedProvisioner):
                 return SimulatedGenerator(choice, provisioner.topology(), provisioner.clock)
             return made or make_generator(
-                choice, python=options.python, environment=options.environment, reference=options.reference
+                choice,
+                python=options.python,
+                environment=options.environment,
+                reference=options.reference,
+                notice=self.progress.note,
             )
 
         bench = Bench(

@@ -112,3 +112,11 @@ def test_a_log_hears_now_and_then_and_nothing_of_short_measurements(written: lis
     for stage in (STAGE, STAGE, STAGE, STAGE._replace(phase="done")):
         line(stage)
     assert written == ["  test_a: run 2/5, 2 replicas, 40/128 tokens, 12s, about 33s left\n"]
+
+
+def test_a_note_stays_and_never_stands_in_the_progress_line() -> None:
+    written: list[str] = []
+    line = ProgressLine(written.append, lambda: None, terminal=True, clock=lambda: 0.0)
+    line(Stage("a.py::test_a", "loading", 1, 5, 1, 0, 10, 0.0, None))
+    line.note("converting a model (once)")
+    assert "".join(written).endswith("\r\x1b[2K  converting a model (once)\n")

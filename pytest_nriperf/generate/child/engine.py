@@ -23,8 +23,8 @@ class EngineError(Exception):
 class Setting:
     """What the host asks for: the parts of a model choice, and where this worker stands.
 
-    `cpus` are the CPUs that this process may use, `say` tells people what takes long, `output` is the protocol's
-    descriptor (only the simulated engine's mistakes touch it).
+    `cpus` are the CPUs that this process may use, `say` tells people what takes long, `tell` what happens once,
+    `output` is the protocol's descriptor (only the simulated engine's mistakes touch it).
     """
 
     kind: str
@@ -35,6 +35,7 @@ class Setting:
     replica: int
     cpus: list[int]
     say: Callable[[str], None]
+    tell: Callable[[str], None]
     output: int = -1
     numbers: dict[str, Any] = field(default_factory=dict)
 

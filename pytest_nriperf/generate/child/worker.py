@@ -116,6 +116,7 @@ class Worker:
             replica=int(message["replica"]),
             cpus=sorted(os.sched_getaffinity(0)),
             say=self._reporter.say,
+            tell=self._reporter.tell,
             output=self._output,
         )
         self._reporter.say("loading the model")
