@@ -17,6 +17,7 @@ from pytest_nriperf.cli.topology import find_node
 from pytest_nriperf.collect.health import counter_facts
 from pytest_nriperf.doctor import CHECKS, LEVELS, Examined, Finding, examine
 from pytest_nriperf.errors import ProvisionError, UsageError
+from pytest_nriperf.provision.cgroups import find_hierarchy
 from pytest_nriperf.provision.local import LocalProvisioner, read_local
 from pytest_nriperf.provision.memory_policy import why_memory_cannot_be_bound
 from pytest_nriperf.provision.node_lock import check_lock
@@ -76,7 +77,9 @@ def _local_facts(node: LocalProvisioner) -> dict[str, Any]:
         lock = error.fact
     else:
         lock = ""
+    hierarchy = find_hierarchy()
     return {
+        "cpuset": hierarchy.mechanism if hierarchy else "affinity",
         "numactl": shutil.which("numactl"),
         "bind_memory": why_memory_cannot_be_bound(node.topology().nodes[0].id),
         "lock": lock,

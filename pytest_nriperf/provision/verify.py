@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +89,28 @@ def verify_tasks(
             "memory was touched before it was bound or moved afterwards (numa_balancing?); see `nriperf doctor`",
         )
     return {"tasks": len(tasks), "cpus": format_cpus(cpus), "anonymous_bytes_by_node": memory}
+
+
+def verify_online(replica: int, cpus: frozenset[int], read: Callable[[str], bytes | None]) -> None:
+    """NotHonouredError when granted CPUs are offline now; the kernel runs their tasks anywhere else, in silence."""
+    online = read("/sys/devices/system/cpu/online")
+    gone = cpus - parse_cpus(online.decode()) if online else frozenset()
+    if gone:
+        raise NotHonouredError(
+            f"replica {replica}: CPUs {format_cpus(gone)} of the granted {format_cpus(cpus)} are offline",
+            "somebody took them offline after the balloon was made: "
+            f"echo 1 > /sys/devices/system/cpu/cpu{min(gone)}/online, and measure again",
+        )
+
+
+def verify_group(replica: int, cpus: frozenset[int], effective: frozenset[int]) -> None:
+    """NotHonouredError when the replica's cgroup has other CPUs than it was given."""
+    if effective != cpus:
+        raise NotHonouredError(
+            f"replica {replica}: its cgroup may use CPUs {format_cpus(effective) or 'none'}, "
+            f"granted were {format_cpus(cpus)}",
+            "somebody changed cpuset.cpus of the cgroup or of one above it (a container runtime, systemd, tuned?)",
+        )
 
 
 def _entries(folder: Path) -> Iterator[Path]:
