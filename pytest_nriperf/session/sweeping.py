@@ -157,18 +157,14 @@ class _Existence:
         if self.sweep.request.strategy == "front":
             from pytest_nriperf.sweep.adaptive import Replica, placement_features
 
-            self.sweep.features[cell.id] = placement_features(
-                [
-                    Replica(
-                        replica.visible,
-                        frozenset(topology.cpu(cpu).core for cpu in replica.visible),
-                        frozenset(topology.nodes_of(replica.visible)),
-                    )
-                    for replica in placement.replicas
-                ]
-            )
+            replicas = [Replica.of(each.visible, self._where) for each in placement.replicas]
+            self.sweep.features[cell.id] = placement_features(replicas)
         self.sweep.cpus[cell.id] = placement.cpus * len(placement.replicas)
         return None
+
+    def _where(self, number: int) -> tuple[int, int, int]:
+        cpu = self.node[0].cpu(number)
+        return cpu.core, cpu.node, cpu.socket
 
 
 def _needs(spec: BalloonSpec) -> int:

@@ -8,7 +8,8 @@ known. The next cell is the one with the greatest expected gain of hypervolume (
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -198,33 +199,51 @@ def _quasi_random(count: int) -> Floats:
 
 @dataclass(frozen=True)
 class Replica:
-    """What a planned replica occupies: CPUs that its threads run on, their cores and NUMA nodes."""
+    """What a planned replica occupies: threads that it runs, its cores, and how many of them each NUMA node and each
+    socket holds."""
 
-    visible: frozenset[int]
+    threads: int
     cores: frozenset[int]
-    nodes: frozenset[int]
+    per_node: Mapping[int, int]
+    per_socket: Mapping[int, int]
+
+    @classmethod
+    def of(cls, visible: Iterable[int], place: Callable[[int], tuple[int, int, int]]) -> Replica:
+        """From the CPUs that it sees; `place(cpu)` gives (core, NUMA node, socket)."""
+        places = [place(cpu) for cpu in visible]
+        cores = {core: (node, socket) for core, node, socket in places}
+        return cls(
+            threads=len(places),
+            cores=frozenset(cores),
+            per_node=Counter(node for node, _ in cores.values()),
+            per_socket=Counter(socket for _, socket in cores.values()),
+        )
 
 
 def placement_features(replicas: Sequence[Replica]) -> list[float]:
-    """What a placement says of speed before it is measured, from counts alone (logs to base 2 and shares).
+    """What a placement says of speed before it is measured, from counts alone (logs to base 2, and shares).
 
-    Threads and cores a replica; replicas; NUMA nodes a replica spans; cores that crowd the busiest NUMA node;
-    share of the cores whose threads belong to several replicas.
+    Threads and cores a replica; replicas; how many replicas' memory the busiest NUMA node serves, when a replica's
+    lies where its cores are; the cores on that node; the share of reads that cross sockets; the share of replicas
+    whose cores others use too.
     """
-    owners: dict[int, int] = {}
-    crowd: dict[int, float] = {}
+    owners: Counter[int] = Counter()
+    served: dict[int, float] = {}
+    crowd: Counter[int] = Counter()
     for replica in replicas:
-        for core in replica.cores:
-            owners[core] = owners.get(core, 0) + 1
-        for node in replica.nodes:
-            crowd[node] = crowd.get(node, 0.0) + len(replica.cores) / len(replica.nodes)
+        owners.update(replica.cores)
+        crowd.update(replica.per_node)
+        for node, count in replica.per_node.items():
+            served[node] = served.get(node, 0.0) + count / len(replica.cores)
+    crossing = [1 - sum((count / len(each.cores)) ** 2 for count in each.per_socket.values()) for each in replicas]
     shared = sum(any(owners[core] > 1 for core in replica.cores) for replica in replicas) / len(replicas)
     return [
-        _log_mean(len(replica.visible) for replica in replicas),
+        _log_mean(replica.threads for replica in replicas),
         _log_mean(len(replica.cores) for replica in replicas),
         float(np.log2(len(replicas))),
-        _log_mean(len(replica.nodes) for replica in replicas),
+        float(np.log2(max(served.values()))),
         float(np.log2(max(crowd.values()))),
+        sum(crossing) / len(crossing),
         shared,
     ]
 

@@ -77,8 +77,12 @@ def test_the_model_is_sure_where_it_measured_and_unsure_far_away() -> None:
     assert deviation[1, 0] > 3 * deviation[0, 0]
 
 
-def test_features_count_shared_cores_and_crowded_nodes() -> None:
-    one, two = (Replica(frozenset({cpu, cpu + 1}), frozenset({0, 1}), frozenset({0})) for cpu in (0, 2))
-    assert placement_features([one])[-1] == 0
-    assert placement_features([one, two])[-1] == 1
-    assert placement_features([one, two])[4] == 2
+def test_features_count_shared_cores_crossing_reads_and_crowded_nodes() -> None:
+    def place(cpu: int) -> tuple[int, int, int]:
+        return cpu % 4, cpu % 4 // 2, cpu % 4 // 2
+
+    first, sibling, across = (Replica.of(cpus, place) for cpus in ([0, 1], [4, 5], [1, 2]))
+    assert placement_features([first]) == [1, 1, 0, 0, 1, 0, 0]
+    assert placement_features([first, sibling])[-1] == 1
+    assert placement_features([first, sibling])[3:5] == [1, 2]
+    assert placement_features([across])[3:6] == [-1, 0, 0.5]
