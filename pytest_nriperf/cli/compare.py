@@ -9,6 +9,7 @@ from pathlib import Path
 from pytest_nriperf.baselines import Baseline, Verdict, judge
 from pytest_nriperf.baselines.evidence import Evidence, read_evidence
 from pytest_nriperf.baselines.noise import load_noise
+from pytest_nriperf.baselines.pairs import judge_variants
 from pytest_nriperf.cli.judging import add_judging, chosen, print_verdicts, settings_here, store_for
 from pytest_nriperf.errors import UsageError
 from pytest_nriperf.stats import NO_SPREAD
@@ -16,7 +17,8 @@ from pytest_nriperf.stats import NO_SPREAD
 MORE = """\
 Tests that stand in both are compared; of one recording each, the two, whatever they are. Unlike machines,
 balloons and models are allowed here and named: this is for looking, a gate refuses them. Two recordings of one
-session need no spread between sessions; else it is what the node's baselines and noise check tell."""
+session need no spread between sessions, and two variants are judged pair by pair; else it is what the node's
+baselines and noise check tell."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,6 +50,9 @@ def paired(before: list[Evidence], after: list[Evidence]) -> list[tuple[Evidence
 
 def _compared(a: Evidence, b: Evidence, options: argparse.Namespace) -> list[Verdict]:
     gates, alpha = chosen(b, options)
+    if a.variant and b.variant and (a.record.session, a.test) == (b.record.session, b.test):
+        first, second = ((str(one.variant["name"]), one.record) for one in (a, b))
+        return judge_variants(first, second, gates, alpha=alpha, test=b.test)
     before = replace(a.record, session=f"{a.record.session} (a)")
     one_session = a.record.session == b.record.session
     noise = load_noise(store_for(settings_here(options.baselines), b)).spreads([gate.metric for gate in gates], b.key)

@@ -158,3 +158,16 @@ def test_noise_without_anything_names_the_next_step(capsys: pytest.CaptureFixtur
 def test_a_recording_that_does_not_exist_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["judge", "nowhere"]) == 3
     assert "does not exist" in capsys.readouterr().err
+
+
+def test_two_variants_of_a_session_are_compared_pair_by_pair(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    noisy = [10.0, 13.0, 9.0, 15.0, 11.0, 12.0]
+    session = record_session(tmp_path, "a", noisy, variant={"name": "a", "of": ["a", "b"]})
+    other = record_session(tmp_path / "x", "a", [gap * 1.04 for gap in noisy], variant={"name": "b", "of": ["a", "b"]})
+    (other / "test_chat").rename(session / "second")
+    assert main(["compare", str(session / "test_chat"), str(session / "second"), "--json"]) == 1
+    verdict = json.loads(capsys.readouterr().out)["verdicts"][0]
+    assert verdict["p"] == pytest.approx(1 / 64)
+    assert verdict["reason"].startswith("b against a")
