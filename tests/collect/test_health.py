@@ -13,7 +13,7 @@ from pytest_nriperf.collect.health import counter_facts, shared_counters
 from pytest_nriperf.doctor.check import Examined, Finding
 from pytest_nriperf.doctor.counters import COUNTER_CHECKS
 from pytest_nriperf.topology import simulated_topology
-from tests.collect.test_perf import Opener, prepared
+from tests.collect.test_perf_events import Opener, prepared
 from tests.pcm_double import Machine, PcmDouble
 
 INTEL = b"vendor_id\t: GenuineIntel\nflags\t\t: fpu vme arch_perfmon\n"
