@@ -5,6 +5,7 @@ from __future__ import annotations
 from pytest_nriperf.counters.definitions import COUNTERS, CounterKind
 from pytest_nriperf.counters.runs import RunValues, counter_views, per_run_counters
 from pytest_nriperf.counters.series import CounterTable, Series, Undefined, Window
+from pytest_nriperf.counters.timeline import Timeline, timelines
 from pytest_nriperf.counters.view import RunView
 
 __all__ = [
@@ -14,8 +15,10 @@ __all__ = [
     "RunValues",
     "RunView",
     "Series",
+    "Timeline",
     "Undefined",
     "Window",
     "counter_views",
     "per_run_counters",
+    "timelines",
 ]

@@ -66,7 +66,7 @@ class Series:
 
     def rate(self, window: Window) -> float:
         """Growth per second of a cumulative counter in the window. Raises Undefined."""
-        grown = self._growth
+        grown = self.growth
         sound = grown >= 0
         overlap = self._overlaps(window, sound)
         length = np.diff(self.t_ns)
@@ -94,10 +94,10 @@ class Series:
         """Growth from the first reading to the last, around the run; what fell is left out. Raises Undefined."""
         if len(self.value) < 2:
             raise Undefined("there is one reading only")
-        return float(self._growth[self._growth >= 0].sum())
+        return float(self.growth[self.growth >= 0].sum())
 
     @cached_property
-    def _growth(self) -> Floats:
+    def growth(self) -> Floats:
         """Differences of successive readings, taken between integers where they are."""
         if self.exact is not None:
             return np.diff(self.exact).astype(np.float64)

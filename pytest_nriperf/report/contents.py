@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from pytest_nriperf.balloons import Placement
 from pytest_nriperf.baselines import OUTCOMES, Verdict
+from pytest_nriperf.counters import CounterTable, timelines
 from pytest_nriperf.metrics import METRICS, Measurement
 from pytest_nriperf.recording import read_json
 from pytest_nriperf.sessions import SESSION, find_recordings, find_sessions
@@ -349,7 +350,7 @@ def joined(blocks: Sequence[Gaps]) -> Gaps:
 
 
 def strips_of(measurement: Measurement, part: int, start_ns: int) -> list[Strip]:
-    """Counters that have a value over time: gauges and interval readings, one strip a name and scope."""
+    """Counters over time, one strip a name and scope: gauges, interval readings, and the rates worth drawing."""
     table = measurement.counters
     if not table.num_rows:
         return []
@@ -363,10 +364,18 @@ def strips_of(measurement: Measurement, part: int, start_ns: int) -> list[Strip]
     wide = np.array([table[name].to_pylist() for name in ("replica", "cpu", "core", "pid")], dtype=object)
     for index in np.flatnonzero((kind != "cumulative") & (wide == None).all(0)):  # noqa: E711 - elementwise
         groups.setdefault(tuple(columns[name][index] for name in columns), []).append(int(index))
-    return [
+    strips = [
         Strip(part, int(run), str(name), str(unit), _scope(socket, node), time_s[rows], value[rows])
         for (run, name, unit, socket, node), rows in groups.items()
         if len(rows) > 1
+    ]
+    read = CounterTable.from_arrow(table)
+    return strips + [
+        Strip(
+            part, run, each.label, each.unit, each.where or "machine", (each.t_ns - start_ns) / NANOSECONDS, each.value
+        )
+        for run in measurement.runs
+        for each in timelines(read, run)
     ]
 
 
