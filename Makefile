@@ -23,6 +23,7 @@ perf: $(STAMP) ## measure a real language model on this machine and judge it
 	$(BIN)/python -m pytest perf_suites --nri-accept=missing
 
 test: $(STAMP) tools ## run the tests; with CI=true also some inside virtual machines
+	@$(BIN)/python benchmarks/plugin_cost.py
 	$(BIN)/python -m pytest tests
 
 test-machines: $(STAMP) tools ## run the tests inside virtual machines of every shape
