@@ -6,6 +6,7 @@ generates greedily exactly as many tokens as asked, since there is no end-of-seq
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import hashlib
 import os
@@ -131,8 +132,11 @@ class TransformersEngine(Engine):
         seed = int(self._setting.parameters.get("seed", 0))
         self._setting.say("making random weights")
         config = transformers.AutoConfig.for_model(**values)
-        torch.manual_seed(seed)
-        self._model = transformers.AutoModelForCausalLM.from_config(config, **_dtype(self._setting.dtype or "float32"))
+        with uninitialised():
+            self._model = transformers.AutoModelForCausalLM.from_config(
+                config, **_dtype(self._setting.dtype or "float32")
+            )
+        fill(self._model, seed)
         digest = hashlib.sha256(f"{sorted(values.items())} {seed}".encode()).hexdigest()[:16]
         return {"name": f"dummy:{Path(self._setting.location).name}", "revision": "", "hash": digest, "seed": seed}
 
@@ -247,6 +251,34 @@ def convert(source: Path, target: Path) -> None:
         del model.config.quantization_config
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
+
+
+def uninitialised() -> contextlib.AbstractContextManager[None]:
+    """While a model is made: leave its weights as they are; a plain context where transformers cannot."""
+    for module in (getattr(transformers, "initialization", None), transformers.modeling_utils):
+        skipping = getattr(module, "no_init_weights", None)
+        if skipping is not None:
+            made: contextlib.AbstractContextManager[None] = skipping()
+            return made
+    return contextlib.nullcontext()
+
+
+def fill(model: Any, seed: int) -> None:
+    """Random weights as fast as memory is written: one block of a million normal numbers, again and again.
+
+    Drawing every number would take minutes for a model of some billion parameters.
+    """
+    scale = float(getattr(model.config.get_text_config(), "initializer_range", None) or 0.02)
+    block = torch.randn(1 << 20, generator=torch.Generator().manual_seed(seed)) * scale
+    for name, parameter in model.named_parameters():
+        values = parameter.data.view(-1)
+        if parameter.dim() < 2:
+            values.fill_(0.0 if name.endswith("bias") else 1.0)
+            continue
+        for start in range(0, len(values), len(block)):
+            part = values[start : start + len(block)]
+            part.copy_(block[: len(part)])
+    model.tie_weights()
 
 
 def make_private(model: Any) -> None:
