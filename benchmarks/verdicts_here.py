@@ -114,7 +114,7 @@ def main() -> None:
         (folder / "pytest.ini").write_text("[pytest]\n")
         same = [session(folder, number, options, Asked())[0].record for number in range(options.sessions)]
         itl = sorted(same[0].values("itl"))[len(same[0].values("itl")) // 2]
-        pause = f"{MODEL}?delay={max(1, round(itl * 1e5)) / 100:g}ms"
+        pause = f"{MODEL}?delay={max(1, round(itl * 1e4)) / 100:g}ms"
         slowed = range(options.slowed)
         paused = [session(folder, 500 + number, options, Asked(pause))[0].record for number in slowed]
         fewer, duets, paused_duets = [], [], []

@@ -20,6 +20,18 @@ def percent(shift: float) -> str:
     return "anything" if math.isinf(shift) else f"{math.expm1(shift) * 100:+.1f} %"
 
 
+def side(shift: float, sign: float = 1.0) -> str:
+    """A shift in words, positive = worse; `sign` is -1 where the metric itself falls when it gets worse.
+
+    >>> side(0.05), side(-0.05), side(0.05, sign=-1.0), side(float("inf"))
+    ('5.1 % worse', '4.9 % better', '4.9 % worse', 'any amount worse')
+    """
+    word = "worse" if shift > 0 else "better"
+    if math.isinf(shift):
+        return f"any amount {word}"
+    return f"{abs(math.expm1(sign * shift)) * 100:.1f} % {word}"
+
+
 def too_few(now: int, baseline: int, alpha: float) -> tuple[str, str]:
     """Reason and advice when the runs cannot give a p as small as the verdict's share of alpha.
 
@@ -44,9 +56,8 @@ def advise(sides: Sides, alpha: float, tolerance: float) -> str:
     limit = detectable(spread, math.inf, old, alpha, session_variance=variance)
     sessions = detectable(0.0, 1, 1, alpha, session_variance=variance)
     if sessions > tolerance:
-        known = f"sessions differ by {percent(sides.spread.typical())} ({sides.spread.source})"
         return (
-            f"{known}: no number of runs gets below {percent(sessions)}; accept more sessions, "
+            f"no number of runs gets below {percent(sessions)}, since sessions differ: accept more sessions, "
             "check the node (nriperf noise), or compare in one session (variants)"
         )
     if needed == 0:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.special import ndtri
 
-from pytest_nriperf.baselines.advice import advise, percent, too_few
+from pytest_nriperf.baselines.advice import advise, side, too_few
 from pytest_nriperf.baselines.drift import REFERENCE, REFERENCE_ALPHA, REFERENCE_FLOOR, guarded, reference_values
 from pytest_nriperf.baselines.sessions import MEDIAN, Baseline, SessionRecord, split_metric
 from pytest_nriperf.baselines.store import WINDOW
@@ -304,16 +304,17 @@ def decide(sides: Sides, blank: Verdict, alpha: float, level: float, sign: float
         session_spread=None if sides.spread.is_none else math.expm1(sides.spread.typical()),
         session_spread_source=sides.spread.source,
     )
+    change = side(estimate, sign).split()[0] + " %"
     if above <= level * (1 + 1e-9) and estimate >= floor:
-        return replace(judged, outcome="worse", reason=f"{percent(estimate)} worse (p = {above:.2g} of {level:.2g})")
+        return replace(judged, outcome="worse", reason=f"worse by {change} (p = {above:.2g}, level {level:.2g})")
     if below <= level * (1 + 1e-9) and -estimate >= floor:
-        return replace(judged, outcome="better", reason=f"{percent(estimate)} better (p = {below:.2g} of {level:.2g})")
+        return replace(judged, outcome="better", reason=f"better by {change} (p = {below:.2g}, level {level:.2g})")
     if -tolerance <= low and high <= tolerance and mde is not None and mde <= tolerance:
         return replace(judged, outcome="same", reason=f"the change lies inside ±{blank.tolerance * 100:g} %")
     if shift.resolution > level:
         reason, advice = too_few(sides.now_runs, sides.baseline_runs, level)
         return replace(judged, outcome="unknown", reason=reason, advice=advice)
-    reason = f"the change may be {percent(low)} to {percent(high)} of worsening"
+    reason = f"anything from {side(low, sign)} to {side(high, sign)}"
     return replace(judged, outcome="unknown", reason=reason, advice=advise(sides, alpha, tolerance))
 
 

@@ -123,4 +123,4 @@ def _store_of(node: str | None, settings: Settings) -> BaselineStore:
     if len(wanted) != 1:
         known = f"known are {', '.join(nodes)}" if nodes else "measure some: nriperf noise --sessions 10 -- TESTS"
         raise UsageError(f"{folder} has {'several nodes' if wanted else 'no node ' + (node or 'yet')}", known)
-    return BaselineStore(folder, wanted[0], simulated=wanted[0].startswith("sim"))
+    return BaselineStore(folder, wanted[0], simulated=wanted[0].startswith("sim-") or wanted[0].endswith("-simulated"))

@@ -147,4 +147,4 @@ def test_what_only_the_low_quantile_shows_is_told() -> None:
     before = [with_low(f"0{day}", 0.9 + day / 1000) for day in range(1, 5)]
     found = judge([with_low("20", 1.0)], Baseline(KEY, tuple(before)), [Gate("itl")], alpha=0.05)[0]
     assert found.outcome == "unknown"
-    assert any("low quantile is +10" in text and "gate itl.low" in text for text in found.warnings)
+    assert any("low quantile is worse by 1" in text and "gate itl.low" in text for text in found.warnings)
