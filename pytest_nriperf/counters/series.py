@@ -31,6 +31,7 @@ Integers = NDArray[np.int64]
 COVERAGE = 0.9
 SCOPES = ("replica", "cpu", "core", "socket", "node", "pid")
 _NONE = -1
+_WIDEST = 2**62
 
 
 class Undefined(Exception):
@@ -130,6 +131,7 @@ class CounterTable:
         order, bounds = _grouped(columns)
         self._order = order
         self._groups: dict[tuple[int, str, str], list[slice]] = {}
+        self._made: dict[tuple[int, str, str], list[Series]] = {}
         for start, end in pairwise(bounds):
             row = order[start]
             key = (int(columns["run"][row]), self._word("source", row), self._word("name", row))
@@ -186,12 +188,16 @@ class CounterTable:
 
     def series(self, run: int, source: str, name: str) -> list[Series]:
         """One series a scope; readings of one instant keep the last."""
-        return [self._series(each) for each in self._groups.get((run, source, name), ())]
+        key = (run, source, name)
+        if key not in self._made:
+            self._made[key] = [self._series(each) for each in self._groups.get(key, ())]
+        return self._made[key]
 
     def _series(self, where: slice) -> Series:
         rows = self._order[where]
         t_ns = self._columns["t_ns"][rows]
-        keep = np.append(t_ns[1:] > t_ns[:-1], True)
+        keep = np.ones(len(t_ns), bool)
+        np.greater(t_ns[1:], t_ns[:-1], out=keep[:-1])
         rows = rows[keep]
         scope = {name: int(self._columns[name][rows[0]]) for name in SCOPES}
         whole = self._columns["whole"][rows].all()
@@ -211,11 +217,22 @@ class CounterTable:
 def _grouped(columns: Mapping[str, NDArray[Any]]) -> tuple[Integers, Integers]:
     """Row numbers ordered by series and time, and where each series begins (and the end of all)."""
     size = len(columns["t_ns"])
-    key = np.zeros(size, np.int64)
-    for name in ("run", "source", "name", *SCOPES):
-        _, codes = np.unique(columns[name], return_inverse=True)
-        # Compressed again each time, so that the product of all columns' sizes never overflows.
-        _, key = np.unique(key * (int(codes.max(initial=0)) + 1) + codes, return_inverse=True)
+    key, span = np.zeros(size, np.int64), 1
+    for name in ("run", "source", "name", *SCOPES) if size else ():
+        column, width = _codes(columns[name])
+        if span > _WIDEST // width:
+            key, span = _codes(key, widest=0)
+        key, span = key * width + column, span * width
     order = np.lexsort((columns["t_ns"], key))
     starts = np.flatnonzero(np.diff(key[order], prepend=-1)) if size else np.empty(0, np.int64)
     return order, np.append(starts, size).astype(np.int64)
+
+
+def _codes(column: Integers, widest: int = 1 << 20) -> tuple[Integers, int]:
+    """The column from 0 on and how many values that spans; numbered through where it spans more than `widest`."""
+    low = int(column.min())
+    width = int(column.max()) - low + 1
+    if width > widest:
+        _, column = np.unique(column, return_inverse=True)
+        return column.astype(np.int64), int(column.max()) + 1
+    return column - low, width

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from pytest_nriperf.counters.series import CounterTable, Series, Undefined, Window
@@ -64,7 +65,7 @@ class RunView:
         socket = series.scope["socket"]
         return series.scope["cpu"] is None and socket is not None and (not self.sockets or socket in self.sockets)
 
-    @property
+    @cached_property
     def sockets(self) -> frozenset[int]:
         """Sockets of the measured CPUs; empty where no reading tells."""
         found = set()

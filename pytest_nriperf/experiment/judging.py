@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pytest_nriperf.baselines import BaselineStore, Gate, Verdict, judge, looks
@@ -70,7 +70,8 @@ def judge_measurement(
     plan = looks(baseline, gates, settings.runs.least, settings.runs.most, share)
     runs = len(measurement.runs)
     level = (level_at(plan, runs) or plan[0].alpha) if plan else share
-    verdicts = tuple(judge([record], baseline, gates, alpha=share, look=level, noise=noise, test=test))
+    judged = judge([record], baseline, gates, alpha=share, look=level, noise=noise, test=test)
+    verdicts = tuple(_with_reason(verdict, measurement) for verdict in judged)
     explanation = _explained(verdicts, record, baseline)
     if not accept:
         return Judged(verdicts, at_look=not plan or runs in {look.runs for look in plan}, explanation=explanation)
@@ -81,6 +82,12 @@ def judge_measurement(
             return Judged(verdicts, refused=str(error), explanation=explanation)
         return Judged(verdicts, stored=f"stored in {store.path(file)}", explanation=explanation)
     return Judged(verdicts, explanation=explanation)
+
+
+def _with_reason(verdict: Verdict, measurement: Measurement) -> Verdict:
+    """A counter without a value says why there is none."""
+    why = measurement.pcm.reasons.get(verdict.metric) if verdict.metric in COUNTERS and not verdict.runs else None
+    return verdict if why is None else replace(verdict, reason=f"{verdict.reason}: {why}")
 
 
 def _explained(verdicts: Sequence[Verdict], record: SessionRecord, baseline: Baseline | None) -> str:

@@ -78,3 +78,11 @@ def test_a_share_that_was_nothing_can_be_gated(tmp_path: Path, store: BaselineSt
     outcome, effect = verdict("s3/t", 30, 3)
     assert outcome == "worse"
     assert effect == pytest.approx(0.30)
+
+
+def test_a_gated_counter_without_a_value_says_why(tmp_path: Path, store: BaselineStore) -> None:
+    measurement = measured(tmp_path / "s1/t", 40.0, 0, 1)
+    gate = GateMark(("power",), None, None)
+    found = judge_measurement(measurement, ["power"], gate, store=store, settings=Settings(), gated_metrics=1)
+    assert found.verdicts[0].outcome == "unknown"
+    assert found.verdicts[0].reason.startswith("no run gave a value of power: pcm does not count Package_Joules")
