@@ -58,7 +58,8 @@ def nri_balloon(
 ) -> Iterator[Balloon]:
     """The granted, verified allocation that the test's `balloon` mark asks for; in a duet both halves of it."""
     from pytest_nriperf.errors import SpecError
-    from pytest_nriperf.session.collecting import balloons_of
+    from pytest_nriperf.session.collecting import balloons_of, cell_of
+    from pytest_nriperf.session.working import own_session
 
     specs = balloons_of(request.node)
     if len(specs) > 1:
@@ -66,6 +67,9 @@ def nri_balloon(
     other_boot = specs[0].boot_needed(nri_node.topology)
     if other_boot:
         pytest.skip(other_boot)
+    if cell_of(request.node) is not None:
+        yield own_session(request.config).keeper.balloon(request.node, nri_node)
+        return
     with nri_node.balloon(specs[0]) as balloon:
         yield balloon
 
@@ -95,15 +99,17 @@ def nri_llm(
     other_boot = next(filter(None, (spec.boot_needed(nri_node.topology) for spec in specs)), "")
     if other_boot:
         pytest.skip(other_boot)
-    with open_llm(
+    keeps = session.keeps(request.node)
+    opened = open_llm(
         nri_node,
         request.getfixturevalue("nri_balloon") if len(specs) == 1 else None,
         choice,
-        keep_loaded=asked.keep_loaded,
+        keep_loaded=asked.keep_loaded or keeps,
         caller=session.caller,
         settled=session.settled,
         variants=variants_on(request.node),
-    ) as llm:
+    )
+    with session.keeper.llm(opened) if keeps else opened as llm:
         yield llm
         session.tell_benchmark(request, llm)
 

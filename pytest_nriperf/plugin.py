@@ -8,7 +8,18 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_nriperf.session.config import COLLECTED, CURRENT, MARKS, OPTIONS, OUR_MARKS, session_settings
+from pytest_nriperf.session.config import (
+    COLLECTED,
+    CURRENT,
+    FLAGS,
+    MARKS,
+    OPTIONS,
+    OUR_MARKS,
+    REPEATABLE,
+    SETTINGS,
+    SWEEPS,
+    session_settings,
+)
 
 pytest_plugins = ["pytest_nriperf.fixtures"]
 
@@ -27,17 +38,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         key = "nri_" + name.replace("-", "_")
         group.addoption(f"--nri-{name}", dest=key, metavar=metavar, default=None, help=line)
         parser.addini(key, line, default=None)
-    line = "values of a sweep's axis instead of the mark's, repeatable: cpus=4..64:4, replicas=1..16*2"
-    group.addoption("--nri-set", dest="nri_set", metavar="AXIS=V1,V2", action="append", default=None, help=line)
-    parser.addini("nri_set", line, type="linelist", default=[])
-    line = "time that sweeps may take, such as 2h: cells that do not fit any more are left out"
-    group.addoption("--nri-budget", dest="nri_budget", metavar="TIME", default=None, help=line)
-    parser.addini("nri_budget", line, default=None)
-    line = "print the plan of the sweeps and measure nothing"
-    group.addoption("--nri-dry-run", dest="nri_dry_run", action="store_true", default=None, help=line)
-    line = "go on with the newest unfinished session in the out folder"
-    group.addoption("--nri-resume", dest="nri_resume", action="store_true", default=None, help=line)
-    parser.addini("nri_resume", line, type="bool", default=None)
+    for name, line in FLAGS:
+        key = "nri_" + name.replace("-", "_")
+        group.addoption(f"--nri-{name}", dest=key, action="store_true", default=None, help=line)
+        parser.addini(key, line, type="bool", default=None)
+    for name, metavar, line in REPEATABLE:
+        group.addoption(f"--nri-{name}", dest=f"nri_{name}", metavar=metavar, action="append", default=None, help=line)
+        parser.addini(f"nri_{name}", line, type="linelist", default=None)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -52,6 +59,10 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Check the marks of all collected tests, before -k selects: a mistake is a usage error that names it."""
     ours = [item for item in items if any(mark.name in OUR_MARKS for mark in item.iter_markers())]
+    if SWEEPS in config.stash or SETTINGS in config.stash:
+        from pytest_nriperf.session.steering import steer
+
+        ours = steer(config, items, ours)
     if ours:
         from pytest_nriperf.session.collecting import collected
 
@@ -71,6 +82,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         if len(nodes) > 1:
             metafunc.parametrize("nri_node", nodes, indirect=True, scope="session")
     if metafunc.definition.get_closest_marker("sweep"):
+        from pytest_nriperf.session.steering import begin_steering
         from pytest_nriperf.session.sweeping import parametrize_cells
 
+        begin_steering(metafunc.config)
         parametrize_cells(metafunc)

@@ -117,6 +117,14 @@ class Provisioner(Protocol):
         """Plan, make and check one allocation; undone when the context ends."""
 
 
+@runtime_checkable
+class Recalling(Provisioner, Protocol):
+    """A provisioner that cannot read its node without starting something there, and remembers what it read last."""
+
+    def recall(self) -> tuple[Topology, NodeDescription] | None:
+        """The node as it was seen last, from a cache on this machine, None when it never was. Starts nothing."""
+
+
 # ---------------------------------------------------------------------------------------------- what: generate
 
 

@@ -6,11 +6,14 @@ recording. A session that was not finished can be resumed.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
+import json
 import os
 import re
 import secrets
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +24,7 @@ from pytest_nriperf.errors import RecordingError
 from pytest_nriperf.recording import DOCUMENT, FORMAT, plain, read_json, sync_folder, write_json
 
 SESSION = "session.json"
+CELLS = "cells.jsonl"
 
 
 def folder_name(test: str, ordinal: int = 1) -> str:
@@ -77,13 +81,7 @@ class Session:
     @classmethod
     def resume(cls, out: Path, **facts: Any) -> Session | None:
         """Take over the newest session under `out` that is unfinished, held by no process and agrees with `facts`."""
-        for folder in reversed(find_sessions(out)):
-            document = read_json(folder / SESSION)
-            if document.get("finished") or any(document.get(key) != plain(value) for key, value in facts.items()):
-                continue
-            lock = _lock_folder(folder)
-            if lock is None:
-                continue
+        for folder, document, lock in _unfinished(out, facts):
             document |= {"end": None, "resumed": [*document.get("resumed", ()), datetime.now(UTC).isoformat()]}
             write_json(folder / SESSION, document)
             return cls(folder, document, lock)
@@ -121,6 +119,50 @@ class Session:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _unfinished(out: Path, facts: Mapping[str, Any]) -> Iterator[tuple[Path, dict[str, Any], int]]:
+    """Sessions that can be taken over, the newest first, each with a descriptor that holds it."""
+    for folder in reversed(find_sessions(out)):
+        document = read_json(folder / SESSION)
+        if document.get("finished") or any(document.get(key) != plain(value) for key, value in facts.items()):
+            continue
+        lock = _lock_folder(folder)
+        if lock is not None:
+            yield folder, document, lock
+
+
+def resumable(out: Path, **facts: Any) -> Path | None:
+    """The folder of the session that `Session.resume` would take over; it is not held."""
+    for folder, _, lock in _unfinished(out, facts):
+        os.close(lock)
+        return folder
+    return None
+
+
+def note_cell(folder: Path, **facts: Any) -> None:
+    """Add a line to the session's list of the cells of sweeps that are done (test, outcome, seconds, recordings)."""
+    with (folder / CELLS).open("a", encoding="ascii") as file:
+        file.write(json.dumps(plain(facts)) + "\n")
+
+
+def read_cells(folder: Path, **facts: Any) -> list[dict[str, Any]]:
+    """The cells of a session's sweeps that are done, oldest first; none when the session does not agree with `facts`.
+
+    A line that a crash cut off is left out: that cell is measured again.
+    """
+    file = folder / CELLS
+    if not file.is_file():
+        return []
+    if facts:
+        document = read_json(folder / SESSION)
+        if any(document.get(key) != plain(value) for key, value in facts.items()):
+            return []
+    found = []
+    for line in file.read_text(encoding="ascii", errors="replace").splitlines():
+        with contextlib.suppress(ValueError):
+            found.append(json.loads(line))
+    return [cell for cell in found if isinstance(cell, dict) and {"test", "seconds", "recordings"} <= cell.keys()]
 
 
 def find_sessions(out: Path) -> list[Path]:

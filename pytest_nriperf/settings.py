@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_nriperf.errors import SettingsError, UsageError
-from pytest_nriperf.units import parse_cpus
+from pytest_nriperf.units import parse_cpus, parse_seconds
 
 FAIL_ON = ("worse", "unknown", "missing", "incomparable")
 ACCEPT = ("", "missing", "all")
@@ -101,7 +101,8 @@ class Settings:
     `reserved`: CPUs of this machine that balloons never get, as a list. `forced_model` wins over what marks say,
     `model` is used where they say nothing. `reference`: the short reference load around each run (auto: for gated
     real engines). `repeats`: how many disturbed runs a measurement makes again; `disturbances` moves the limits at
-    which a run counts as disturbed (shares by fact).
+    which a run counts as disturbed (shares by fact). Of sweeps: `cell_runs` a cell, `axes` as `AXIS=V1,V2`, `seed` of
+    the order, `budget` in seconds.
     """
 
     node: str = "local"
@@ -124,6 +125,11 @@ class Settings:
     disturbances: Mapping[str, float] = field(default_factory=dict)
     reserved: frozenset[int] = frozenset()
     resume: bool = False
+    dry_run: bool = False
+    cell_runs: RunPlan = RunPlan(1, 1)
+    axes: tuple[str, ...] = ()
+    seed: int | None = None
+    budget: float | None = None
     report: str = ""
     summary: str = ""
     json: str = ""
@@ -224,7 +230,7 @@ def _profile(name: str, table: Any, source: Path) -> NodeProfile:
 def _convert(key: str, value: Any) -> Any:
     """One value from its written form (text of an option or ini file, or a TOML value)."""
     try:
-        if key == "runs":
+        if key in ("runs", "cell_runs"):
             return value if isinstance(value, RunPlan) else RunPlan.parse(str(value))
         if key == "fail_on":
             words = value if isinstance(value, list | tuple) else str(value).replace(",", " ").split()
@@ -233,13 +239,17 @@ def _convert(key: str, value: Any) -> Any:
             return value if isinstance(value, frozenset) else parse_cpus(str(value))
         if key in ("alpha", "floor", "tolerance", "sample_hz"):
             return float(value)
-        if key == "repeats":
+        if key in ("repeats", "seed"):
             return int(value)
+        if key == "budget":
+            return float(value) if isinstance(value, int | float) else parse_seconds(value)
+        if key == "axes":
+            return (value,) if isinstance(value, str) else tuple(map(str, value))
         if key == "disturbances":
             return {str(fact): float(limit) for fact, limit in dict(value).items()}
         if key == "collect" and isinstance(value, list):
             return ",".join(value)
-        if key == "resume":
+        if key in ("resume", "dry_run"):
             return value if isinstance(value, bool) else str(value).lower() in ("1", "true", "yes", "on")
     except (TypeError, ValueError) as error:
         raise SettingsError(f"{key} = {value!r} cannot be read", "see the README for its form") from error

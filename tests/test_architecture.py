@@ -56,6 +56,8 @@ PYTEST_FILES = {
     "session/handles.py",
     "session/sweeping.py",
     "session/steering.py",
+    "session/course.py",
+    "session/keeping.py",
 }
 
 # All that is imported in every pytest run of everybody.

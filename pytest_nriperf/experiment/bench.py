@@ -130,8 +130,10 @@ class Bench:
         """Hold the node for the session; the session's folder is marked finished unless it was broken off."""
         with self._undo, self.provisioner.session(specs):
             yield self
-            if self._session is not None and not self.broken_off:
-                self._session.finish(**self.notes)
+            if self._session is not None:
+                self._session.document |= self.notes
+                if not self.broken_off:
+                    self._session.finish()
 
     @contextlib.contextmanager
     def balloon(self, spec: BalloonSpec) -> Iterator[Balloon]:

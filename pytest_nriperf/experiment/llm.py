@@ -92,7 +92,7 @@ class Llm:
             contest = Contest(self._bench, self._variants, self._balloon)
             return contest.measure(asked, caller, plan, self._settled)
         subject = Subject(self._bench, self.balloon.spec, self.model, asked, caller, self._options())
-        kept = Loaded(self._loaded(), self._infos) if self._keep_loaded else None
+        kept = (lambda: Loaded(self._loaded(), self._infos)) if self._keep_loaded else None
         return measure(subject, self.balloon, plan, self._settled, kept)
 
     def generate(self, prompt: str, max_new_tokens: int = 32, replica: int = 0) -> Completion:

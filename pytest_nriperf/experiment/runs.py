@@ -27,9 +27,9 @@ class Loaded:
 
 
 def measure(
-    subject: Subject, balloon: Balloon, plan: RunPlan, settled: Settled, kept: Loaded | None = None
+    subject: Subject, balloon: Balloon, plan: RunPlan, settled: Settled, kept: Callable[[], Loaded] | None = None
 ) -> Measurement:
-    """All runs, each in fresh engines; or one run in the engines that are `kept`.
+    """All runs, each in fresh engines; or one run in the engines that `kept` gives (loaded when first needed).
 
     A run that fails ends the measurement with its error; the runs before it stay readable.
     """
@@ -38,7 +38,8 @@ def measure(
 
     def one_run(run: int) -> None:
         if kept is not None:
-            record_run(run, [Engines(subject, balloon, kept.generator, kept.infos)], tracker)
+            held = kept()
+            record_run(run, [Engines(subject, balloon, held.generator, held.infos)], tracker)
             return
         with loaded(subject, balloon) as engines:
             record_run(run, [engines], tracker)

@@ -25,7 +25,7 @@ from pytest_nriperf.settings import RunPlan
 class Caller:
     """The test on whose behalf something is measured; `measured` hears of each finished measurement.
 
-    `runs` overrides the session's number of runs.
+    `runs` overrides the session's number of runs; with `again` what is recorded of the test stays as it is.
     """
 
     test: str
@@ -34,6 +34,7 @@ class Caller:
     gate: Mapping[str, Any] = field(default_factory=dict)
     cell: Mapping[str, Any] = field(default_factory=dict)
     runs: RunPlan | None = None
+    again: bool = False
 
 
 @dataclass
@@ -59,6 +60,8 @@ class Subject:
             if not finished_runs(self.folder):
                 write_document(self.folder, self.document)
                 return
+            if self.caller.again:
+                continue
             recorded = dict(open_recording(self.folder).document)
             if recorded.get("resume_key") == self.document["resume_key"]:
                 self.document = recorded

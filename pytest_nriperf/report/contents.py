@@ -263,6 +263,7 @@ def _where(document: Mapping[str, Any], topology: Topology | None) -> dict[str, 
     where: dict[str, Any] = {"node": str(document.get("node", "-"))}
     if topology is not None:
         where["snc"] = topology.snc
+    where["test"] = str(document.get("test", "")).partition("[")[0]
     where["model"] = str(document.get("model", {}).get("choice") or document.get("model", {}).get("name", "-"))
     where["session"] = str(document.get("session", ""))
     return where

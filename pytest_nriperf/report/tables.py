@@ -143,10 +143,13 @@ def _right(column: int, numeric: Iterable[int]) -> str:
 # ------------------------------------------------------------------------------------------- tables of a sweep
 
 
-def wisdom_table(table: WisdomTable) -> TextTable:
-    """A table of wisdom: value, spread over runs, runs, and at which value of the other axes it was found."""
+def wisdom_table(table: WisdomTable, *, brief: bool = False) -> TextTable:
+    """A table of wisdom: value, spread over runs, runs, and at which value of the other axes it was found.
+
+    `brief` leaves CPUs and spread out, for a terminal's width.
+    """
     rows = tuple(
-        (Field(str(name)), *(_entry_field(entry, table.unit) for entry in line))
+        (Field(str(name)), *(_entry_field(entry, table.unit, brief=brief) for entry in line))
         for name, line in zip(table.rows, table.entries, strict=True)
     )
     header = (
@@ -157,7 +160,8 @@ def wisdom_table(table: WisdomTable) -> TextTable:
     least, most = min((e.runs for e in found), default=0), max((e.runs for e in found), default=0)
     word = "lowest" if table.better == "lower" else "highest"
     runs = f"{least}" if least == most else f"{least} to {most}"
-    notes = [f"Median of {runs} run{'' if most == 1 else 's'} a cell, lowest to highest run; star: the {word} of all."]
+    spread = "" if brief else ", lowest to highest run"
+    notes = [f"Median of {runs} run{'' if most == 1 else 's'} a cell{spread}; star: the {word} of all."]
     if most == 1:
         notes = [f"One run a cell: no spread is known; star: the {word} of all."]
     simulated = any(entry.simulated for entry in found)
@@ -169,11 +173,11 @@ def _wisdom_title(table: WisdomTable) -> str:
     return words.get(table.metric, table.metric) + table.title.removeprefix(table.metric)
 
 
-def _entry_field(entry: Entry | None, unit: str) -> Field:
+def _entry_field(entry: Entry | None, unit: str, *, brief: bool) -> Field:
     if entry is None:
         return Field("-")
-    notes = [entry.at, f"{entry.cpus} CPUs"]
-    if entry.runs > 1:
+    notes = [entry.at] if brief else [entry.at, f"{entry.cpus} CPUs"]
+    if entry.runs > 1 and not brief:
         notes.append(f"{format_value(entry.low, unit)} to {format_value(entry.high, unit)}, n={entry.runs}")
     return Field(format_value(entry.value, unit), repr(entry.value), entry.best, ", ".join(filter(None, notes)))
 

@@ -182,6 +182,7 @@ class ProgressLine:
         self._clock = clock
         self._shown_s: float | None = None
         self._open = False
+        self.remark = ""
 
     def __call__(self, stage: Any) -> None:
         """Show a `Stage`; cheap enough for every token, since most calls show nothing."""
@@ -198,7 +199,7 @@ class ProgressLine:
         if not self._open:
             self._fresh_line()
             self._open = True
-        text = stage_text(stage)
+        text = f"{stage_text(stage)}; {self.remark}" if self.remark else stage_text(stage)
         if self._terminal:
             width = shutil.get_terminal_size().columns - 1
             self._write(f"\r\x1b[2K{text[:width]}")

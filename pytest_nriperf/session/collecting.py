@@ -18,6 +18,7 @@ from pytest_nriperf.marks import (
     llm_request,
     variants_of,
 )
+from pytest_nriperf.session.config import SWEEPS
 from pytest_nriperf.sweep.axes import Cell
 
 
@@ -52,7 +53,22 @@ def arguments_of(item: pytest.Item, mark: str) -> list[Arguments]:
     cell = cell_of(item)
     if cell is not None and mark in ("balloon", "llm"):
         return [((), cell.balloon if mark == "balloon" else cell.llm), *marked]
+    if cell is not None and mark == "gate" and not _gated(item):
+        return []
     return marked
+
+
+def _gated(item: pytest.Item) -> bool:
+    """Whether the item's sweep wants its cells judged."""
+    sweeps = item.config.stash.get(SWEEPS, None)
+    sweep = sweeps.of(item) if sweeps is not None else None
+    return sweep is None or sweep.request.gate
+
+
+def function_id(item: pytest.Item) -> str:
+    """The id of the test function that an item was made of."""
+    parent = item.parent.nodeid if item.parent is not None else ""
+    return f"{parent}::{getattr(item, 'originalname', None) or item.name}"
 
 
 def cell_of(item: pytest.Item) -> Cell | None:
@@ -60,6 +76,19 @@ def cell_of(item: pytest.Item) -> Cell | None:
     callspec = getattr(item, "callspec", None)
     cell = callspec.params.get("nri_cell") if callspec is not None else None
     return cell if isinstance(cell, Cell) else None
+
+
+def cell_labels(item: pytest.Item) -> dict[str, str]:
+    """What tells the item's recordings from those of other cells: the axes of its sweep, then its other parameters."""
+    cell, callspec = cell_of(item), getattr(item, "callspec", None)
+    if cell is None or callspec is None:
+        return {}
+    others = {
+        name: str(value) if isinstance(value, str | int | float | bool) else str(callspec.indices[name])
+        for name, value in callspec.params.items()
+        if name not in ("nri_node", "nri_cell")
+    }
+    return {**others, **cell.labels}
 
 
 def variants_on(item: pytest.Item) -> VariantsMark | None:
@@ -75,14 +104,19 @@ def balloons_of(item: pytest.Item) -> tuple[BalloonSpec, ...]:
 
 
 def function_of(item: pytest.Item) -> str:
-    """The test function with its own parameters, which names its baseline: the node and the cell stand elsewhere."""
+    """The test function with its own parameters, which names its baseline.
+
+    The node stands elsewhere, and a cell in its balloon, model and workload: an axis added later orphans nothing.
+    """
     name = item.nodeid.partition("::")[2].partition("[")[0]
     callspec = getattr(item, "callspec", None)
     if callspec is None:
         return name
+    cell = cell_of(item)
+    left_out = {"nri_node", "nri_cell", *(cell.labels if cell else ())}
     own = [
         f"{key}={value}" if isinstance(value, str | int | float | bool) else f"{key}#{callspec.indices[key]}"
         for key, value in sorted(callspec.params.items())
-        if key not in ("nri_node", "nri_cell")
+        if key not in left_out
     ]
     return f"{name}[{','.join(own)}]" if own else name

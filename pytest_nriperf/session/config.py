@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    from pytest_nriperf.seams import Provisioner
     from pytest_nriperf.session.collecting import Collected
+    from pytest_nriperf.session.steering import Steering
+    from pytest_nriperf.session.sweeping import Sweeps
     from pytest_nriperf.session.working import NriSession
     from pytest_nriperf.settings import Settings
 
@@ -30,9 +33,20 @@ OPTIONS: tuple[tuple[str, str, str], ...] = (
     ("reference", "auto|on|off", "a short reference load around each run: did the machine change? (default auto)"),
     ("repeats", "N", "disturbed runs (steal, throttling, waiting for a CPU) that a measurement repeats (default 2)"),
     ("pcm", "URL", "the node's PCM sensor server (default: the profile's; locally its standard port)"),
+    ("seed", "N", "seed of the order in which the cells of a sweep are measured (default: the mark's, else 0)"),
+    ("budget", "TIME", "time that the sweeps may take, such as 2h; go on another night with --nri-resume"),
     ("report", "FILE", "write an HTML report"),
     ("summary", "FILE", "write a Markdown summary (a GitHub job's summary file is found by itself)"),
     ("json", "FILE", "write all verdicts as JSON"),
+)
+
+FLAGS: tuple[tuple[str, str], ...] = (
+    ("resume", "go on with the newest unfinished session in the out folder"),
+    ("dry-run", "print the plan of the sweeps with what it costs, and measure nothing"),
+)
+
+REPEATABLE: tuple[tuple[str, str, str], ...] = (
+    ("set", "AXIS=V1,V2", "values of a sweep's axis instead of the mark's: cpus=4..64:4, replicas=1..16*2"),
 )
 
 MARKS = (
@@ -41,7 +55,7 @@ MARKS = (
     "gate(*metrics, tolerance, floor): metrics that are judged against the stored baseline",
     "variants(a={...}, b={...}, mode='turns'|'duet'): two variants (llm and balloon arguments, env, python) measured "
     "in pairs and judged against each other",
-    "sweep(AXIS=[...], strategy, seed, repeats, share): an item a cell; axes of the balloon, the model or the test",
+    "sweep(AXIS=[...], strategy, seed, repeats, share, gate): an item a cell; axes of the balloon, model or test",
     "requires_node(min_cpus, min_cores, threads_per_core, ...): skip with the fact that does not hold on the node",
 )
 
@@ -49,6 +63,9 @@ OUR_MARKS = frozenset(line.partition("(")[0] for line in MARKS)
 
 
 COLLECTED: pytest.StashKey[Collected] = pytest.StashKey()
+PROVISIONERS: pytest.StashKey[dict[str, Provisioner]] = pytest.StashKey()
+SWEEPS: pytest.StashKey[Sweeps] = pytest.StashKey()
+STEERING: pytest.StashKey[Steering] = pytest.StashKey()
 CURRENT: pytest.StashKey[pytest.Item] = pytest.StashKey()
 SESSION: pytest.StashKey[NriSession] = pytest.StashKey()
 SETTINGS: pytest.StashKey[Settings] = pytest.StashKey()
@@ -61,11 +78,13 @@ def session_settings(config: pytest.Config) -> Settings:
 
     if SETTINGS not in config.stash:
         values: dict[str, Any] = {}
-        for name in [*(name for name, _, _ in OPTIONS), "resume"]:
+        for name in (entry[0] for entry in (*OPTIONS, *FLAGS, *REPEATABLE)):
             key = name.replace("-", "_")
             value = config.getoption(f"nri_{key}")
             values[key] = config.getini(f"nri_{key}") if value is None else value
         values["forced_model"] = values.pop("model")
+        values["cell_runs"] = values["runs"]
+        values["axes"] = values.pop("set")
         try:
             config.stash[SETTINGS] = read_settings(config.rootpath).with_values(values)
         except UsageError as error:

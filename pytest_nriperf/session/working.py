@@ -16,7 +16,7 @@ from collections.abc import Generator as Steps
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -30,17 +30,20 @@ from pytest_nriperf.generate import make_generator
 from pytest_nriperf.generate.simulated import SimulatedGenerator
 from pytest_nriperf.marks import GateMark, gate_of
 from pytest_nriperf.metrics import Measurement
-from pytest_nriperf.provision import provisioner_for
 from pytest_nriperf.provision.simulated import SimulatedProvisioner
 from pytest_nriperf.report.terminal import ProgressLine, failure_message, summary
-from pytest_nriperf.seams import EngineOptions, Generator, ModelChoice, Provisioner
-from pytest_nriperf.session.collecting import Collected, arguments_of, cell_of, function_of
-from pytest_nriperf.session.config import COLLECTED, CURRENT, SESSION, session_settings
+from pytest_nriperf.seams import EngineOptions, Generator, ModelChoice
+from pytest_nriperf.session.collecting import Collected, arguments_of, cell_labels, cell_of, function_of, variants_on
+from pytest_nriperf.session.config import COLLECTED, CURRENT, SESSION, STEERING, session_settings
+from pytest_nriperf.session.keeping import Keeper
 from pytest_nriperf.session.outputs import unjudged, write_outputs
 from pytest_nriperf.session.summing import Result, summarised
-from pytest_nriperf.session.sweeping import Sweeping
-from pytest_nriperf.settings import RunPlan, Settings
+from pytest_nriperf.session.sweeping import provisioner_of
+from pytest_nriperf.settings import Settings
 from pytest_nriperf.stats import suite_share
+
+if TYPE_CHECKING:
+    from pytest_nriperf.session.steering import Steering
 
 
 def own_session(config: pytest.Config) -> NriSession:
@@ -63,7 +66,8 @@ class NriSession:
     results: list[Result] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._benches: list[Bench] = []
+        self._benches: dict[str, Bench] = {}
+        self.keeper = Keeper()
         self._passed: list[str] = []
         self._undo = contextlib.ExitStack()
         self._reporter: Any = self.config.pluginmanager.get_plugin("terminalreporter")
@@ -82,8 +86,7 @@ class NriSession:
         """Hold a node until the context ends."""
         self._refuse_workers()
         hook = self.config.hook
-        own = hook.pytest_nriperf_provisioner(node=node, settings=self.settings)
-        provisioner: Provisioner = own or provisioner_for(node, self.settings)
+        provisioner = provisioner_of(self.config, node)
 
         def generator(choice: ModelChoice, options: EngineOptions) -> Generator:
             made: Generator | None = hook.pytest_nriperf_generator(choice=choice, node=node, options=options)
@@ -106,10 +109,13 @@ class NriSession:
         )
         collected = self.config.stash.get(COLLECTED, Collected())
         with bench.held(list(collected.balloons)):
-            self._benches.append(bench)
-            yield bench
-            if self._sweeping is not None:
-                bench.notes["left_out"] = self._sweeping.left_out()
+            self._benches[node] = bench
+            try:
+                yield bench
+            finally:
+                self.keeper.release()
+                if self._steering is not None:
+                    bench.notes["left_out"] = self._steering.left_out
 
     def caller(self) -> Caller:
         """The test that is running."""
@@ -121,15 +127,15 @@ class NriSession:
             "floor": self.settings.floor if gate.floor is None else gate.floor,
             "alpha": suite_share(self.settings.alpha, self._gated_metrics),
         }
-        cell = cell_of(item)
-        once = cell is not None and not gate.metrics and self._usual_runs
+        cell, steering = cell_of(item), self._steering
         return Caller(
             test=item.nodeid,
             function=function_of(item),
             measured=self._measured,
             gate=asked,
-            cell=cell.labels if cell else {},
-            runs=RunPlan(1, 1) if once else None,
+            cell=cell_labels(item),
+            runs=self.settings.cell_runs if cell is not None and not gate.metrics else None,
+            again=steering is not None and steering.again,
         )
 
     def settled(self, measurement: Measurement) -> bool:
@@ -157,6 +163,25 @@ class NriSession:
         if "benchmark" in request.fixturenames and llm.completions:
             request.getfixturevalue("benchmark").extra_info.update(llm.extra_info())
 
+    def keeps(self, item: pytest.Item) -> bool:
+        """Whether a cell's engines may serve the next one too: each cell is one run, and no verdict rests on it."""
+        once = self.settings.cell_runs.most == 1 and variants_on(item) is None
+        return cell_of(item) is not None and once and not gate_of(arguments_of(item, "gate")).metrics
+
+    def held(self, node: str) -> Bench | None:
+        """The bench of a node that is held, None before the first test that needs it."""
+        return self._benches.get(node)
+
+    def break_off(self) -> None:
+        """Leave the session's folders unfinished: they can be resumed."""
+        for bench in self._benches.values():
+            bench.broken_off = True
+
+    def say(self, text: str) -> None:
+        """A line for the terminal while tests run."""
+        self._fresh_line()
+        self._write(f"{text}\n")
+
     def close(self) -> None:
         """Undo what is left, also after an interrupted session. May be called twice."""
         self._undo.close()
@@ -177,27 +202,26 @@ class NriSession:
 
     def pytest_keyboard_interrupt(self) -> None:
         """What was interrupted can be resumed."""
-        self._break_off()
+        self.break_off()
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """What was stopped early (-x) can be resumed too."""
         if session.shouldstop or session.shouldfail:
-            self._break_off()
+            self.break_off()
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """The table people look at."""
         if not self._benches:
             return
         terminalreporter.section("nriperf")
-        for bench in self._benches:
+        for bench in self._benches.values():
             simulated = "  SIMULATED" if bench.simulated else ""
             terminalreporter.line(f"node {bench.name}: {bench.topology.summary()}{simulated}")
             if bench.collector_line:
                 for line in textwrap.wrap(bench.collector_line, shutil.get_terminal_size().columns - 2):
                     terminalreporter.line(line)
-        told = [result for result in self.results if result.judged or not result.measurement.document.get("cell")]
-        for text, markup in summary([summarised(result) for result in told]):
+        for text, markup in summary([summarised(result) for result in self.results]):
             terminalreporter.line(text, **markup)
         for test in unjudged(self._passed, [result.measurement for result in self.results if result.judged]):
             terminalreporter.line(test, yellow=True)
@@ -205,31 +229,26 @@ class NriSession:
         nodes = dict.fromkeys(str(result.measurement.document["baseline_node"]) for result in self.results)
         measured = [result.measurement for result in self.results]
         paths = [each.path for one in measured for each in one.variants.values() or [one]]
-        left_out = self._sweeping.left_out() if self._sweeping else []
+        steering = self._steering
+        left_out = steering.left_out if steering is not None else []
+        paths = list(dict.fromkeys([*paths, *(steering.paths if steering is not None else ())]))
         where = ", ".join(nodes)
         for line in write_outputs(verdicts, self.settings, os.environ, node=where, recordings=paths, left_out=left_out):
             terminalreporter.line(line)
 
     # -------------------------------------------------------------------------------------------------- inside
 
-    def _break_off(self) -> None:
-        for bench in self._benches:
-            bench.broken_off = True
-
     def _measured(self, measurement: Measurement) -> None:
-        self.results.append(Result(measurement))
-        if measurement.document.get("cell") and self._sweeping is not None:
-            self._sweeping.measured(measurement, self._benches[-1].topology)
+        steering = self._steering
+        if steering is None or not measurement.document.get("cell"):
+            self.results.append(Result(measurement))
+            return
+        topology = next(each.topology for each in self._benches.values() if each.name == measurement.document["node"])
+        steering.measured(measurement, topology)
 
     @property
-    def _sweeping(self) -> Sweeping | None:
-        found: Sweeping | None = self.config.pluginmanager.get_plugin("nriperf-sweep")
-        return found
-
-    @property
-    def _usual_runs(self) -> bool:
-        """Whether nobody said how many runs a measurement has."""
-        return self.settings.runs == RunPlan()
+    def _steering(self) -> Steering | None:
+        return self.config.stash.get(STEERING, None)
 
     def _judging(self, measurement: Measurement) -> dict[str, Any]:
         document = measurement.document

@@ -125,10 +125,17 @@ class FrontSearch:
         cells, values = self._values()
         points = np.column_stack([values, self._cost[cells]])
         runs = np.array([len(self.seen[cell]) for cell in cells])
-        front = points[undominated(points)]
-        # How much better in latency and throughput a cell had to be to be undominated: 0 on the front.
-        short = np.array([_shortage(point, front) for point in points])
-        return int(cells[np.lexsort((self._random.random(len(cells)), short, runs))[0]])
+        return int(cells[most_uncertain(points, runs, self._random)])
+
+
+def most_uncertain(points: Floats, runs: NDArray[np.int_], random: np.random.Generator) -> int:
+    """The row of `points` (log latency, minus log throughput, log CPUs) to measure once more.
+
+    Fewest runs first; of those the one that has to become least better to be undominated.
+    """
+    front = points[undominated(points)]
+    short = np.array([_shortage(point, front) for point in points])
+    return int(np.lexsort((random.random(len(points)), short, runs))[0])
 
 
 def predict(known: Floats, values: Floats, wanted: Floats) -> tuple[Floats, Floats]:

@@ -17,6 +17,7 @@ Value = str | int | float | bool
 BALLOON_AXES = ("replicas", "cpus", "hyperthreads", "numa", "memory", "placement", "snc")
 LLM_AXES = ("model", "dtype", "weights")
 STRATEGIES = ("full", "front")
+OPTION_NAMES = ("strategy", "seed", "repeats", "share", "gate")
 LARGEST_AXIS = 10_000
 
 
@@ -60,17 +61,22 @@ class Cell:
 
 @dataclass(frozen=True)
 class SweepRequest:
-    """What `@pytest.mark.sweep` asks for. `share` is the part of the cells that strategy `front` may measure."""
+    """What `@pytest.mark.sweep` asks for. `share` is the part of the cells that strategy `front` may measure; with
+    `gate` the test's gate judges the cells too."""
 
     axes: Mapping[str, tuple[Any, ...]]
     strategy: str = "full"
     seed: int = 0
     repeats: int = 1
     share: float = 0.15
+    gate: bool = False
 
     def __post_init__(self) -> None:
         if self.strategy not in STRATEGIES:
             raise SpecError(f"sweep: strategy = {self.strategy!r} is unknown", f"write {' or '.join(STRATEGIES)}")
+        for name, kind in (("seed", int), ("repeats", int), ("gate", bool)):
+            if type(getattr(self, name)) is not kind:
+                raise SpecError(f"sweep: {name} = {getattr(self, name)!r} is no {kind.__name__}", "mend it")
         if self.repeats < 1 or not 0 < self.share <= 1:
             raise SpecError("sweep: repeats must be at least 1 and share in 0..1", "write repeats=1, share=0.15")
         if not self.axes:
@@ -83,7 +89,7 @@ def sweep_request(named: Mapping[str, Any], overrides: Mapping[str, tuple[Any, .
     >>> sweep_request({"replicas": [1, 2], "seed": 3}, {"replicas": (4,)}).axes
     {'replicas': (4,)}
     """
-    options = {name: named[name] for name in ("strategy", "seed", "repeats", "share") if name in named}
+    options = {name: named[name] for name in OPTION_NAMES if name in named}
     axes: dict[str, tuple[Any, ...]] = {}
     for axis, values in named.items():
         if axis in options:
