@@ -411,7 +411,7 @@ class Steering:
         own.progress.remark = f"{left} cells left, ends about {_clock(capped)}"
         if now - self._told_s >= TELL_EVERY_S:
             self._told_s = now
-            own.say(f"sweep: {left} cells left, about {format_seconds(capped)}, ends about {_clock(capped)}")
+            own.progress.note(f"sweep: {left} cells left, about {format_seconds(capped)}, ends about {_clock(capped)}")
 
 
 def _cells(count: int) -> str:

@@ -177,11 +177,6 @@ class NriSession:
         for bench in self._benches.values():
             bench.broken_off = True
 
-    def say(self, text: str) -> None:
-        """A line for the terminal while tests run."""
-        self._fresh_line()
-        self._write(f"{text}\n")
-
     def close(self) -> None:
         """Undo what is left, also after an interrupted session. May be called twice."""
         self._undo.close()
