@@ -69,6 +69,7 @@ class NodeProfile:
     image: str = ""
     policy: str = "annotate"
     policy_namespace: str = "kube-system"
+    lease_namespace: str = "default"
     shared: bool = False
     balloon_types: Mapping[str, str] = field(default_factory=dict)
     pcm: str = ""

@@ -43,6 +43,7 @@ OWNERS = {
     "gguf": "generate/child/transformers_engine.py",
     "accelerate": "generate/child/transformers_engine.py",
     "kubernetes": "provision/cluster.py",
+    "urllib3": "provision/cluster.py",
     "plotly": "report/figures.py",
 }
 EVERYWHERE = {"numpy", "scipy"}
@@ -70,7 +71,7 @@ EAGER = {
 }
 # These travel into any image: Python >= 3.9, standard library, each other.
 TRAVELLING = ("generate/child/", "collect/")
-TRAVELLING_FILES = {"__init__.py", "errors.py", "units.py", "seams.py"}
+TRAVELLING_FILES = {"__init__.py", "errors.py", "units.py", "seams.py", "provision/pod.py"}
 
 FILES = sorted(ROOT.rglob("*.py"))
 

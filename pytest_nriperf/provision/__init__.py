@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from pytest_nriperf.errors import SettingsError
 from pytest_nriperf.seams import Provisioner
 from pytest_nriperf.settings import Settings
 
 __all__ = ["provisioner_for"]
 
 
-def provisioner_for(node: str, settings: Settings) -> Provisioner:
-    """The provisioner of a node as `--nri-node` names it."""
+def provisioner_for(node: str, settings: Settings, archive: bytes = b"") -> Provisioner:
+    """The provisioner of a node as `--nri-node` names it. `archive` is what workers will be started from: it can
+    travel to a far node in advance."""
     if node == "local":
         from pytest_nriperf.provision.local import LocalProvisioner
 
@@ -19,4 +19,6 @@ def provisioner_for(node: str, settings: Settings) -> Provisioner:
         from pytest_nriperf.provision.simulated import SimulatedProvisioner
 
         return SimulatedProvisioner(node, reserved=settings.reserved)
-    raise SettingsError(f"node {node!r} is unknown", "write local")
+    from pytest_nriperf.provision.kubernetes import kubernetes_provisioner
+
+    return kubernetes_provisioner(node, settings, archive)

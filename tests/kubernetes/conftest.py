@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pytest_nriperf.generate.archive import worker_archive
+from pytest_nriperf.provision.cluster import NODES
+from pytest_nriperf.provision.cluster import Cluster as Client
+from pytest_nriperf.provision.kubernetes import KubernetesProvisioner
+from pytest_nriperf.provision.pods import Patience
+from pytest_nriperf.settings import NodeProfile
 from pytest_nriperf.topology import Topology, simulated_topology
 from tests.kubernetes.double.cluster import Cluster
 
@@ -37,4 +44,42 @@ def official(cluster: Cluster) -> Iterator[Any]:
         yield made
         made.rest_client.pool_manager.clear()
     # Watches that are left early and refused upgrades keep their socket until the collector comes.
+    gc.collect()
+
+
+QUICK = Patience(start=15, image=0.6, schedule=0.4, balloon=1.5, silence=2, deletion=10)
+
+Make = Callable[..., KubernetesProvisioner]
+
+
+@pytest.fixture
+def make(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
+    """Makes provisioners of `xeon2`: `make(policy="manage", token=..., node=..., archive=...)`, other words are the
+    profile's."""
+    made: list[tuple[KubernetesProvisioner, Client]] = []
+
+    def build(
+        *,
+        token: str = "admin-token",
+        node: str = "xeon2",
+        lease_s: int = 30,
+        archive: bytes | None = None,
+        **words: Any,
+    ) -> KubernetesProvisioner:
+        monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig(token)))
+        client = Client()
+        found = client.get(NODES, node)
+        assert found is not None
+        profile = NodeProfile(name=node, **{"namespace": "perf", **words})
+        files = worker_archive() if archive is None else archive
+        provisioner = KubernetesProvisioner(
+            node, profile, client, found, archive=files, patience=QUICK, lease_s=lease_s, cache=tmp_path / "cache"
+        )
+        made.append((provisioner, client))
+        return provisioner
+
+    yield build
+    for provisioner, client in made:
+        provisioner.close()
+        client.close()
     gc.collect()

@@ -7,6 +7,11 @@ from pathlib import Path
 
 from pytest_nriperf.units import format_cpus
 
+_SHARED = (
+    *("uptime", "stat", "meminfo", "version", "vmstat", "cpuinfo", "cmdline", "loadavg", "sys/vm/swappiness"),
+    *(f"sys/kernel/{name}" for name in ("osrelease", "version", "numa_balancing", "nmi_watchdog", "random/boot_id")),
+)
+
 
 def write_proc(root: Path, pids: list[int], cpus: frozenset[int], memory: tuple[int, ...]) -> None:
     """`root`/PID/... of real processes as they would look inside the container: its CPUs and memory nodes."""
@@ -19,11 +24,12 @@ def write_proc(root: Path, pids: list[int], cpus: frozenset[int], memory: tuple[
                 _copy(Path(f"/proc/{pid}/task/{task}/{name}"), folder / name, shown)
         for name in ("status", "timens_offsets", "stat"):
             _copy(Path(f"/proc/{pid}/{name}"), root / str(pid) / name, shown)
-    for name in ("uptime", "stat", "meminfo", "version", "vmstat", "cpuinfo"):
-        _copy(Path(f"/proc/{name}"), root / name, {})
-    boot = root / "sys/kernel/random"
-    boot.mkdir(parents=True, exist_ok=True)
-    _copy(Path("/proc/sys/kernel/random/boot_id"), boot / "boot_id", {})
+    for name in _SHARED:
+        _copy(Path("/proc") / name, root / name, {})
+    # What a process of the container sees of itself.
+    folder = root / "self/task" / str(pids[0])
+    folder.mkdir(parents=True, exist_ok=True)
+    _copy(Path(f"/proc/{pids[0]}/status"), folder / "status", shown)
 
 
 def _tasks(pid: int) -> list[int]:

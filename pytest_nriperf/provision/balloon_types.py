@@ -1,0 +1,199 @@
+"""From balloons to types of the balloons policy: those that we add (manage), or those that are there (annotate).
+
+Pure. Where a replica lies inside one NUMA node its type is close to that node, and every other type of ours is close to
+its own: so the policy repeats the plan node by node. Sockets and whole nodes in equal parts are composites of one
+component a NUMA node.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pytest_nriperf.balloons import BalloonSpec, Placement
+from pytest_nriperf.errors import SettingsError
+from pytest_nriperf.topology import Topology
+
+Json = dict[str, Any]
+
+OWN_CORE: Json = {"name": "nriperf-own-core", "level": "core", "overloadsLevelInBalloon": True}
+BUILT_IN = ("reserved", "default")
+
+
+@dataclass(frozen=True)
+class TypeChoice:
+    """The balloon type that a replica's pod names; `hide` asks for hidden hyperthreads by annotation."""
+
+    name: str
+    hide: bool = False
+
+
+@dataclass(frozen=True)
+class TypePlan:
+    """Types to add for one balloon, and each replica's choice among them."""
+
+    types: tuple[Json, ...]
+    replicas: tuple[TypeChoice, ...]
+    loads: tuple[Json, ...] = ()
+
+
+@dataclass(frozen=True)
+class ExistingType:
+    """What matters of a type that the node's policy has."""
+
+    name: str
+    minimum: int = 0
+    maximum: int = 0
+    hides: bool = False
+    spreads: bool = False
+    own_cores: bool = False
+    shares: bool = False
+    separate: bool = False
+    matched: bool = field(default=False, compare=False)
+
+
+def plan_types(placement: Placement, topology: Topology, session: str) -> TypePlan:
+    """The types for a planned balloon. Names carry the session, so that writing them always changes the policy."""
+    spec = placement.spec
+    digest = hashlib.sha256(spec.canonical().encode()).hexdigest()[:6]
+    stem = f"nriperf-{session}-{digest}"
+    spans = [topology.nodes_of(replica.allocated) for replica in placement.replicas]
+    several = len(topology.cpu_nodes) > 1
+    types: dict[str, Json] = {}
+    choices = []
+    for nodes in spans:
+        name = f"{stem}-n{'.'.join(map(str, nodes))}" if several else stem
+        choices.append(TypeChoice(name))
+        if name in types:
+            types[name]["maxBalloons"] += 1
+            continue
+        types[name] = {"name": name, "minCPUs": placement.cpus, "maxCPUs": placement.cpus, "maxBalloons": 1}
+        types[name] |= _visible(spec)
+        if spec.numa in ("socket", "all") and len(nodes) > 1:
+            parts = [f"{stem}-part{node}" for node in nodes]
+            types[name]["components"] = [{"balloonType": part} for part in parts]
+            share = placement.cpus // len(nodes)
+            for part, node in zip(parts, nodes, strict=True):
+                types[part] = {"name": part, "minCPUs": share, "maxCPUs": share, **_picked(spec), **_close(node)}
+        else:
+            types[name] |= _picked(spec) | (_close(nodes[0]) if several and len(nodes) == 1 else {})
+    return TypePlan(tuple(types.values()), tuple(choices), (OWN_CORE,) if spec.hyperthreads == "spread" else ())
+
+
+def _visible(spec: BalloonSpec) -> Json:
+    result: Json = {"preferNewBalloons": True, "showContainersInNrt": True, "pinMemory": spec.memory == "local"}
+    return result | ({"hideHyperthreads": True} if spec.hyperthreads == "hidden" else {})
+
+
+def _picked(spec: BalloonSpec) -> Json:
+    spread = spec.hyperthreads == "spread"
+    result: Json = {
+        "allocatorTopologyBalancing": spec.placement == "balance",
+        "preferSpreadOnPhysicalCores": spread,
+    }
+    return result | ({"loads": [OWN_CORE["name"]]} if spread else {})
+
+
+def _close(node: int) -> Json:
+    return {"preferCloseToDevices": [f"/sys/devices/system/node/node{node}"]}
+
+
+def with_types(effective: Json, plans: Iterable[TypePlan], reserved: str) -> Json:
+    """The node's policy with our types added, containers shown and pinned. `reserved` as a cpuset keeps the reserved
+    CPUs where they are although our types change what is free (empty: as the policy has it)."""
+    types: dict[str, Json] = {}
+    loads: dict[str, Json] = {entry["name"]: entry for entry in effective.get("loadClasses") or []}
+    for plan in plans:
+        types.update({entry["name"]: entry for entry in plan.types})
+        loads.update({entry["name"]: entry for entry in plan.loads})
+    spec = {
+        **effective,
+        "balloonTypes": [*(effective.get("balloonTypes") or []), *types.values()],
+        "pinCPU": True,
+        "showContainersInNrt": True,
+        "agent": {**(effective.get("agent") or {}), "nodeResourceTopology": True},
+    }
+    if loads:
+        spec["loadClasses"] = list(loads.values())
+    if reserved:
+        spec["reservedResources"] = {**effective["reservedResources"], "cpu": f"cpuset:{reserved}"}
+    return spec
+
+
+# ------------------------------------------------------------------------------------------------------- annotate mode
+
+
+def existing_types(spec: Json) -> list[ExistingType]:
+    """The types of a policy, without the built-in ones."""
+    overloading = {entry["name"] for entry in spec.get("loadClasses") or [] if entry.get("overloadsLevelInBalloon")}
+    found = []
+    for entry in spec.get("balloonTypes") or []:
+        if entry["name"] in BUILT_IN:
+            continue
+        found.append(
+            ExistingType(
+                entry["name"],
+                entry.get("minCPUs", 0),
+                entry.get("maxCPUs", 0),
+                hides=bool(entry.get("hideHyperthreads")),
+                spreads=bool(entry.get("preferSpreadOnPhysicalCores", spec.get("preferSpreadOnPhysicalCores"))),
+                own_cores=bool(overloading & set(entry.get("loads") or ())),
+                shares=bool(entry.get("shareIdleCPUsInSame")),
+                separate=bool(entry.get("preferNewBalloons")),
+            )
+        )
+    return found
+
+
+def choose_type(
+    spec: BalloonSpec, cpus: int, policy: Json, mapping: Mapping[str, str], profile: str, node: str
+) -> TypeChoice:
+    """The node's own type for a balloon: the profile's, else one that does what the balloon asks for."""
+    types = existing_types(policy)
+    kind = spec.hyperthreads
+    if kind in mapping:
+        chosen = next((entry for entry in types if entry.name == mapping[kind]), None)
+        if chosen is None:
+            raise SettingsError(
+                f"node {node}: the policy has no balloon type {mapping[kind]!r}, which the profile names for {kind}",
+                f"its types are {_names(types)}; mend balloon_types of [tool.nriperf.nodes.{profile}]",
+            )
+        _check_size(chosen, cpus, node)
+        return TypeChoice(chosen.name, hide=kind == "hidden" and not chosen.hides)
+    usable = [entry for entry in types if _fits(entry, cpus) and entry.separate and not entry.shares]
+    if kind == "hidden":
+        for entry in usable:
+            if entry.hides and not entry.spreads:
+                return TypeChoice(entry.name)
+    suitable = {
+        "spread": [entry for entry in usable if not entry.hides and (entry.own_cores or entry.spreads)],
+        "paired": [entry for entry in usable if not entry.hides and not entry.spreads and not entry.own_cores],
+    }["spread" if kind == "spread" else "paired"]
+    if not suitable:
+        raise SettingsError(
+            f"node {node}: no balloon type of its policy gives {cpus} CPUs of a balloon's own with "
+            f"hyperthreads={kind!r} (its types: {_names(types)})",
+            f'add such a type and name it, balloon_types = {{{kind} = "..."}} in [tool.nriperf.nodes.{profile}], '
+            'or let us write it: policy = "manage" (or --nri-manage)',
+        )
+    best = max(suitable, key=lambda entry: entry.own_cores)
+    return TypeChoice(best.name, hide=kind == "hidden")
+
+
+def _fits(entry: ExistingType, cpus: int) -> bool:
+    return entry.minimum <= cpus and (entry.maximum == 0 or cpus <= entry.maximum)
+
+
+def _check_size(entry: ExistingType, cpus: int, node: str) -> None:
+    if not _fits(entry, cpus):
+        limits = f"minCPUs {entry.minimum}, maxCPUs {entry.maximum or 'unlimited'}"
+        raise SettingsError(
+            f"node {node}: balloon type {entry.name} ({limits}) cannot have exactly {cpus} CPUs",
+            "ask for a size inside these limits, or map another type",
+        )
+
+
+def _names(types: Sequence[ExistingType]) -> str:
+    return ", ".join(entry.name for entry in types) or "none but the built-in ones"

@@ -1,0 +1,324 @@
+"""A Kubernetes node with the NRI balloons policy: balloons are pods, their CPUs are the policy's and are verified.
+
+In order, and undone in reverse: the node's lease, what a killed session left, the files, the policy (manage mode),
+the pods.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import secrets
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pytest_nriperf.balloons import BalloonSpec, Placement, place
+from pytest_nriperf.errors import NriperfError, ProvisionError, SettingsError
+from pytest_nriperf.provision import manifests
+from pytest_nriperf.provision.api_errors import ApiFailure
+from pytest_nriperf.provision.balloon_types import TypeChoice, TypePlan, choose_type, plan_types
+from pytest_nriperf.provision.cluster import CONFIG_MAPS, NODES, PODS, Cluster
+from pytest_nriperf.provision.honoured import granted_placement
+from pytest_nriperf.provision.lease import DURATION_S, NodeLease
+from pytest_nriperf.provision.node_files import (
+    Files,
+    TopologyCache,
+    files_of,
+    fresh_words,
+    reader,
+    topology_of,
+    topology_words,
+)
+from pytest_nriperf.provision.node_policy import NodePolicy
+from pytest_nriperf.provision.pod_grant import PodAccess, PodGrant
+from pytest_nriperf.provision.pods import Patience, delete_all, delete_files, wait_running
+from pytest_nriperf.seams import Grant, NodeDescription
+from pytest_nriperf.settings import NodeProfile, Settings
+from pytest_nriperf.topology import Topology
+
+Json = dict[str, Any]
+
+
+def kubernetes_provisioner(name: str, settings: Settings, archive: bytes = b"") -> KubernetesProvisioner:
+    """The node that a profile or a bare node name of the current context names."""
+    profile = settings.nodes.get(name) or NodeProfile(name=name)
+    cluster = Cluster(profile.context)
+    found = _node(cluster, profile, name, known=name in settings.nodes)
+    if settings.model and not settings.model.startswith("sim:") and not profile.image:
+        raise SettingsError(
+            f"node {name}: the model {settings.model!r} needs an image with its engine, the profile names none",
+            f'set image = "..." in [tool.nriperf.nodes.{name}] (docs/Dockerfile builds one), or use --nri-model sim:',
+        )
+    return KubernetesProvisioner(name, profile, cluster, found, archive=archive)
+
+
+class KubernetesProvisioner:
+    """Implements `seams.Provisioner`. `archive` is what workers are started from; it travels in a ConfigMap."""
+
+    def __init__(
+        self,
+        name: str,
+        profile: NodeProfile,
+        cluster: Cluster,
+        node: Json,
+        *,
+        archive: bytes = b"",
+        patience: Patience | None = None,
+        lease_s: int = DURATION_S,
+        cache: Path | None = None,
+    ) -> None:
+        self.name = name
+        self.profile = profile
+        self.node = str(node["metadata"]["name"])
+        self.session_id = secrets.token_hex(4)
+        self.policy = NodePolicy(cluster, self.node, profile.policy_namespace)
+        self._cluster = cluster
+        self._object = node
+        self._archive = archive
+        self._patience = patience or Patience()
+        self._lease_s = lease_s
+        self._cache = TopologyCache(cache)
+        self._topology: Topology | None = None
+        self._known: Files = {}
+        self._fresh: Files | None = None
+        self._undo = contextlib.ExitStack()
+        self._lease: NodeLease | None = None
+        self._files: manifests.Owner | None = None
+        self._observer = ""
+        self._plans: dict[str, TypePlan] = {}
+        self._balloons = 0
+        self._access = PodAccess(cluster, self.node, profile.namespace, profile.python, self._patience)
+
+    # ------------------------------------------------------------------------------------------------- the seam's
+
+    def topology(self) -> Topology:
+        """The node's topology: from the cache of this boot, else read by a pod."""
+        if self._topology is None:
+            known = self._cache.find(self._object)
+            if known is None:
+                answer = self._access.ask(self.observer(), "show", *topology_words())
+                known = files_of(answer, ("/sys",), self.node)
+                self._cache.store(self._object, known)
+            self._topology = topology_of(known, self.node)
+            self._known = known
+        return self._topology
+
+    def describe(self) -> NodeDescription:
+        """The node. Its files are read by a pod when the first of them is asked for."""
+        spec = self.policy.effective()["spec"]
+        topology = self.topology()
+        info = (self._object.get("status") or {}).get("nodeInfo") or {}
+        facts = {
+            "kubelet": info.get("kubeletVersion", ""),
+            "container runtime": info.get("containerRuntimeVersion", ""),
+            "image": self.profile.image or manifests.STOCK_IMAGE,
+            "policy mode": self.profile.policy,
+        }
+        return NodeDescription(
+            name=self.name,
+            allowed=self.policy.allowed(topology, spec),
+            reserved=self.policy.reserved(topology, spec),
+            read=self._read,
+            facts=facts,
+        )
+
+    @contextlib.contextmanager
+    def session(self, specs: Sequence[BalloonSpec]) -> Iterator[None]:
+        """Hold the node; in manage mode its policy has our types for all `specs` meanwhile."""
+        try:
+            self.policy.check_installed()
+            self._hold()
+            if self.profile.policy == "manage":
+                self._plans = self._plan(specs)
+                self._undo.enter_context(
+                    self.policy.changed(
+                        list(self._plans.values()), self.topology(), self.session_id, shared=self.profile.shared
+                    )
+                )
+                # Pods go before the policy changes back: a dead container would come back as a ghost.
+                self._undo.callback(self._delete_pods)
+            yield
+        finally:
+            self.close()
+
+    @contextlib.contextmanager
+    def provision(self, spec: BalloonSpec) -> Iterator[Grant]:
+        """Pods for one balloon, created together, verified, deleted at the end and waited for."""
+        if self._lease is None or self._files is None:
+            raise ProvisionError(f"node {self.name} is not held", "use session() first")
+        if self._lease.lost:
+            raise ProvisionError(self._lease.lost, "start again when the node is free")
+        placement = self._place(spec)
+        choices = self._choices(placement)
+        self._balloons += 1
+        plans = [
+            manifests.PodPlan(
+                manifests.object_name(self.session_id, self._balloons, number),
+                f"balloon-{self._balloons}",
+                placement.cpus,
+                choice,
+                self._memory_limit(placement, number),
+            )
+            for number, choice in enumerate(choices)
+        ]
+        selector = f"{manifests.ours(session=self.session_id)},{manifests.ROLE}=balloon-{self._balloons}"
+        with contextlib.ExitStack() as undo:
+            undo.callback(delete_all, self._cluster, self.profile.namespace, selector, self._patience)
+            self._create(plans)
+            seen = [self._access.seen(plan.name, self.policy.zones) for plan in plans]
+            granted = granted_placement(placement, seen, self.topology())
+            grant = PodGrant(granted, [plan.name for plan in plans], self._access, self._archive, seen)
+            undo.callback(grant.close)
+            yield grant
+
+    # --------------------------------------------------------------------------------------------------- for others
+
+    def observer(self) -> str:
+        """The name of the pod of this node that is outside the balloons: it reads the node's files."""
+        if not self._observer:
+            self._hold()
+            # In the reserved balloon: anywhere else it would take a CPU from those to measure on.
+            name = manifests.object_name(self.session_id, "observer")
+            plan = manifests.PodPlan(name, "observer", choice=TypeChoice("reserved"))
+            self._create([plan])
+            self._observer = plan.name
+        return self._observer
+
+    def documents(self, spec: BalloonSpec) -> list[Json]:
+        """The objects that a balloon would get here, for people and `kubectl apply`."""
+        placement = self._place(spec)
+        session = "plan"
+        documents: list[Json] = []
+        if self.profile.policy == "manage":
+            plan = plan_types(placement, self.topology(), session)
+            choices: Sequence[TypeChoice] = plan.replicas
+            documents.append(self.policy.document([plan], self.topology(), session))
+        else:
+            choices = self._choices(placement)
+        documents.append(manifests.config_map(session, self.node, self.profile.namespace, b""))
+        files = documents[-1]["metadata"]["name"]
+        for number, choice in enumerate(choices):
+            memory = self._memory_limit(placement, number)
+            name = manifests.object_name(session, 1, number)
+            pod = manifests.PodPlan(name, "balloon-1", placement.cpus, choice, memory)
+            documents.append(manifests.pod(pod, self.profile, self.node, session, files, None))
+        return documents
+
+    def close(self) -> None:
+        """Undo everything. May be called twice."""
+        atexit.unregister(self.close)
+        try:
+            self._undo.close()
+        finally:
+            self._undo = contextlib.ExitStack()
+            self._lease, self._files, self._observer = None, None, ""
+
+    # ------------------------------------------------------------------------------------------------------- inside
+
+    def _hold(self) -> None:
+        """The node's lease, the end of what a killed session left, and the files: once, until `close`."""
+        if self._lease is not None:
+            return
+        lease = NodeLease(self._cluster, self.node, self.profile.lease_namespace, self.session_id, self._lease_s)
+        self._lease = self._undo.enter_context(lease)
+        # A node may be held before a session begins (its topology is read), and the session may never come.
+        atexit.register(self.close)
+        self._recover()
+        self._undo.callback(self._delete_files)
+        body = manifests.config_map(self.session_id, self.node, self.profile.namespace, self._archive)
+        stored = self._cluster.create(CONFIG_MAPS, body)
+        self._files = manifests.Owner(stored["metadata"]["name"], stored["metadata"]["uid"])
+        self._undo.callback(self._delete_pods)
+
+    def _recover(self) -> None:
+        """We hold the node, so whatever of ours is on it belongs to a session that is gone."""
+        selector = manifests.ours(node=self.node)
+        delete_all(self._cluster, self.profile.namespace, selector, self._patience)
+        delete_files(self._cluster, self.profile.namespace, selector)
+        try:
+            self.policy.restore()
+        except ApiFailure as error:
+            if error.status != 403:
+                raise
+            raise ProvisionError(
+                f"node {self.name}: a session that was killed has left its balloons policy there, and we may not put "
+                f"back what was there before ({error.fact})",
+                "start once with an account that may (manage mode)",
+            ) from error
+
+    def _delete_pods(self) -> None:
+        selector = manifests.ours(session=self.session_id)
+        delete_all(self._cluster, self.profile.namespace, selector, self._patience)
+        self._observer = ""
+
+    def _delete_files(self) -> None:
+        delete_files(self._cluster, self.profile.namespace, manifests.ours(session=self.session_id))
+
+    def _read(self, path: str) -> bytes | None:
+        if path in self._known:
+            return reader(self._known)(path)
+        if self._fresh is None:
+            answer = self._access.ask(self.observer(), "show", *fresh_words())
+            self._fresh = files_of(answer, ("/sys", "/proc"), self.node)
+        return reader(self._fresh)(path)
+
+    def _place(self, spec: BalloonSpec) -> Placement:
+        description = self.describe()
+        return place(spec, self.topology(), allowed=description.allowed, reserved=description.reserved)
+
+    def _plan(self, specs: Sequence[BalloonSpec]) -> dict[str, TypePlan]:
+        """Types for all balloons that fit; one that does not fails its own test only."""
+        plans = {}
+        for spec in specs:
+            with contextlib.suppress(NriperfError):
+                plans[spec.canonical()] = plan_types(self._place(spec), self.topology(), self.session_id)
+        return plans
+
+    def _choices(self, placement: Placement) -> Sequence[TypeChoice]:
+        spec = placement.spec
+        if self.profile.policy == "manage":
+            key = spec.canonical()
+            if key not in self._plans:
+                plan = plan_types(placement, self.topology(), self.session_id)
+                self.policy.extend([plan])
+                self._plans[key] = plan
+            return self._plans[key].replicas
+        effective = self.policy.effective()["spec"]
+        choice = choose_type(spec, placement.cpus, effective, self.profile.balloon_types, self.profile.name, self.name)
+        return [choice] * len(placement.replicas)
+
+    def _create(self, plans: Sequence[manifests.PodPlan]) -> None:
+        assert self._files is not None
+        for plan in plans:
+            body = manifests.pod(plan, self.profile, self.node, self.session_id, self._files.name, self._files)
+            self._cluster.create(PODS, body)
+        names = [plan.name for plan in plans]
+        wait_running(self._cluster, self.node, self.profile.namespace, names, self._patience)
+
+    def _memory_limit(self, placement: Placement, number: int) -> str:
+        """Pinned memory is widened only for containers that declare a limit: nine tenths of the replica's NUMA nodes,
+        shared with the other replicas there. Empty where the node tells no sizes, or nothing is pinned."""
+        nodes = set(placement.replicas[number].memory_nodes)
+        if not nodes or self.profile.memory_limit or placement.spec.memory != "local":
+            return ""
+        sharing = sum(1 for replica in placement.replicas if nodes & set(replica.memory_nodes))
+        size = sum(self.topology().node(node).memory_bytes or 0 for node in nodes)
+        return f"{size * 9 // 10 // sharing >> 20}Mi" if size else ""
+
+
+def _node(cluster: Cluster, profile: NodeProfile, name: str, *, known: bool) -> Json:
+    """The node's object. SettingsError with the nodes that there are."""
+    found = cluster.get(NODES, profile.node or name)
+    if found is not None:
+        return found
+    with contextlib.suppress(ApiFailure):
+        names = ", ".join(sorted(entry["metadata"]["name"] for entry in cluster.find(NODES))[:20])
+        what = (
+            f"profile {name}: node {profile.node or name!r} is not" if known else f"{name!r} is no profile and no node"
+        )
+        raise SettingsError(
+            f"{what} in the cluster {cluster.address} (its nodes: {names or 'none'})",
+            f"mend the name, or write a profile [tool.nriperf.nodes.{name}] with node and context",
+        )
+    raise SettingsError(f"node {profile.node or name!r} is not in the cluster {cluster.address}", "mend the name")

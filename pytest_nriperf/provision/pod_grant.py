@@ -1,0 +1,218 @@
+"""Balloons that pods hold: workers in them, and what the kernel says of both."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pytest_nriperf.balloons import Placement
+from pytest_nriperf.errors import MemoryFault, NotHonouredError, ProvisionError, WorkerError
+from pytest_nriperf.provision import manifests
+from pytest_nriperf.provision.api_errors import ApiFailure
+from pytest_nriperf.provision.cluster import Cluster, wait_until
+from pytest_nriperf.provision.exec_channel import ConnectionLost, ExecChannel
+from pytest_nriperf.provision.honoured import Seen
+from pytest_nriperf.provision.node_policy import Zone
+from pytest_nriperf.provision.pod_stream import PodConnection, PodStream
+from pytest_nriperf.provision.pods import Patience, post_mortem
+from pytest_nriperf.seams import Launch, WorkerStream
+from pytest_nriperf.units import format_cpus, parse_cpus
+
+Json = dict[str, Any]
+
+COMMAND_S = 60.0
+ZONE_S = 2.0
+# Without a host for so long a worker is ended by its relay.
+HOST_GONE_S = 120.0
+
+
+@dataclass(frozen=True)
+class PodAccess:
+    """How commands run in the pods of a session."""
+
+    cluster: Cluster
+    node: str
+    namespace: str
+    python: str
+    patience: Patience
+
+    def agent(self, *words: str) -> list[str]:
+        """The command line of the pod's own agent."""
+        return [self.python, f"{manifests.FILES}/pod.py", *words]
+
+    def open(self, pod: str, command: list[str]) -> ExecChannel:
+        """An exec in a pod. Raises what became of the pod when it does not run any more."""
+        try:
+            return self.cluster.exec(pod, self.namespace, command)
+        except ApiFailure as error:
+            gone = self.why_gone(pod) if error.status in (404, 500) else None
+            if gone is None:
+                raise
+            raise gone from error
+
+    def why_gone(self, pod: str) -> WorkerError | None:
+        """What became of a pod that does not run, None while it does."""
+        trouble = post_mortem(self.cluster, self.node, self.namespace, pod)
+        if trouble is None:
+            return None
+        text = f"node {self.node}: pod {pod} {trouble.fact}"
+        return (MemoryFault if trouble.memory else WorkerError)(text, trouble.next_step)
+
+    def ask(self, pod: str, *words: str, data: bytes = b"") -> bytes:
+        """The output of one of the agent's short commands, tried again when the connection breaks."""
+        for _ in range(5):
+            try:
+                return self.open(pod, self.agent(*words)).run(COMMAND_S, data)
+            except ConnectionLost:
+                gone = self.why_gone(pod)
+                if gone is not None:
+                    raise ProvisionError(gone.fact, gone.next_step) from None
+            except TimeoutError:
+                break
+            except WorkerError as error:
+                raise ProvisionError(f"pod {pod}: {error.fact}", error.next_step) from error
+        raise ProvisionError(
+            f"node {self.node}: the connection to pod {pod} breaks again and again", "check kubectl exec there"
+        )
+
+    def tasks(self, pod: str, process: str) -> dict[str, Sequence[str]]:
+        """Task -> process, CPUs and memory nodes of a process in the pod and its descendants."""
+        found: dict[str, Sequence[str]] = json.loads(self.ask(pod, "tasks", "/proc", process))
+        return found
+
+    def seen(self, pod: str, zones: Callable[[], Sequence[Zone] | None]) -> Seen:
+        """The CPUs and memory nodes that a process of the pod may use, and its balloon's as published."""
+        tasks = self.tasks(pod, "self")
+        if not tasks:
+            raise ProvisionError(f"pod {pod} does not show /proc/self/status", "this image's /proc is odd")
+        _, cpus, memory = next(iter(tasks.values()))
+        zone = _balloon_zone(zones, f"{self.namespace}/{pod}/{manifests.CONTAINER}", parse_cpus(cpus))
+        return Seen(pod, parse_cpus(cpus), parse_cpus(memory), zone)
+
+
+class PodGrant:
+    """Implements `seams.Grant` for pods that run and were checked. `pinned` are the replicas whose memory nodes the
+    policy has pinned; the others bind themselves."""
+
+    mechanism = "balloons policy"
+
+    def __init__(
+        self, placement: Placement, pods: Sequence[str], access: PodAccess, archive: bytes, seen: Sequence[Seen]
+    ) -> None:
+        self.placement = placement
+        self.pods = tuple(pods)
+        self._access = access
+        self._archive = archive
+        self._pinned = [
+            bool(view.memory) and view.memory <= set(replica.memory_nodes)
+            for view, replica in zip(seen, placement.replicas, strict=True)
+        ]
+        self._stored: set[tuple[str, str]] = set()
+        self._streams: list[PodStream] = []
+        self._lock = threading.Lock()
+
+    def start_worker(self, replica: int, launch: Launch) -> WorkerStream:
+        """Start a worker in the replica's pod. It outlives dropped connections, and ends when we are gone."""
+        pod = self.pods[replica]
+        name = uuid.uuid4().hex[:12]
+        archive = self._archive_in(pod, launch.archive)
+        first = {
+            "python": launch.python or self._access.python,
+            "arguments": list(launch.arguments),
+            "environment": dict(launch.environment),
+            "memory": self._memory_mode(replica),
+            "nodes": list(self.placement.replicas[replica].memory_nodes),
+            "gone_s": HOST_GONE_S,
+        }
+        stream = PodStream(
+            PodConnection(
+                open=lambda command: self._access.open(pod, command),
+                run=self._access.agent("run", manifests.RUN, name, archive),
+                attach=self._access.agent("attach", manifests.RUN, name),
+                launch=first,
+                why_gone=lambda: self._access.why_gone(pod),
+                name=pod,
+            )
+        )
+        self._streams.append(stream)
+        return stream
+
+    def verify(self, replica: int, stream: WorkerStream) -> Mapping[str, Any]:
+        """Every task of the worker and of all that it started, as the kernel in the pod sees them."""
+        assert isinstance(stream, PodStream)
+        granted = self.placement.replicas[replica]
+        tasks = self._access.tasks(self.pods[replica], str(stream.inner_pid))
+        if not tasks:
+            raise NotHonouredError(f"replica {replica}: its worker is gone before it could be verified")
+        memory: set[int] = set()
+        for task, (process, cpus, nodes) in sorted(tasks.items(), key=lambda item: int(item[0])):
+            if parse_cpus(cpus) != granted.visible:
+                raise NotHonouredError(
+                    f"replica {replica}: task {task} of process {process} in pod {self.pods[replica]} may run on CPUs "
+                    f"{cpus}, granted were {format_cpus(granted.visible)}",
+                    "the engine changes its own affinity (for OpenMP: unset OMP_PROC_BIND, GOMP_CPU_AFFINITY, "
+                    "KMP_AFFINITY), or the policy was changed while we measured",
+                )
+            memory |= parse_cpus(nodes)
+        if self._pinned[replica] and self.placement.spec.memory == "local" and not memory <= set(granted.memory_nodes):
+            raise NotHonouredError(
+                f"replica {replica}: pod {self.pods[replica]} may take memory from NUMA nodes {format_cpus(memory)}, "
+                f"granted were {format_cpus(granted.memory_nodes)}",
+                "the policy was changed while we measured: start again",
+            )
+        return {
+            "tasks": len(tasks),
+            "cpus": format_cpus(granted.visible),
+            "memory_nodes": format_cpus(memory),
+            "memory_by": "balloons policy" if self._pinned[replica] else self._memory_mode(replica) or "nobody",
+            "pod": self.pods[replica],
+        }
+
+    def close(self) -> None:
+        """End every worker that still runs."""
+        for stream in self._streams:
+            with contextlib.suppress(WorkerError, ProvisionError):
+                stream.close()
+
+    def _memory_mode(self, replica: int) -> str:
+        spec = self.placement.spec
+        if spec.memory == "interleave":
+            return "interleave"
+        return "bind" if spec.memory == "local" and not self._pinned[replica] else ""
+
+    def _archive_in(self, pod: str, archive: bytes) -> str:
+        """Where the archive lies in the pod: in the ConfigMap, else brought there."""
+        name = manifests.archive_name(archive)
+        if archive == self._archive:
+            return f"{manifests.FILES}/{name}"
+        with self._lock:
+            if (pod, name) not in self._stored:
+                self._access.ask(pod, "store", f"{manifests.RUN}/{name}", str(len(archive)), data=archive)
+                self._stored.add((pod, name))
+        return f"{manifests.RUN}/{name}"
+
+
+def _balloon_zone(
+    zones: Callable[[], Sequence[Zone] | None], container: str, cpus: frozenset[int]
+) -> frozenset[int] | None:
+    """The CPUs of a container's balloon: the parent of its own zone, else (where the policy shows no containers) the
+    balloon that has its CPUs. The plugin publishes a moment after it pins. None where nothing is published."""
+
+    def published() -> list[Zone | None] | None:
+        found = zones()
+        if found is None:
+            return [None]
+        by_name = {zone.name: zone for zone in found}
+        if container in by_name:
+            return [by_name.get(by_name[container].parent)]
+        holders = [zone for zone in found if not zone.parent and cpus <= zone.cpus]
+        return [holders[0]] if holders and not any(zone.parent for zone in found) else None
+
+    found = wait_until(published, ZONE_S)
+    zone = found[0] if found else None
+    return zone.cpus if zone is not None else None
