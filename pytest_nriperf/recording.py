@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from pytest_nriperf.errors import RecordingError
 
@@ -313,20 +313,29 @@ def open_recording(path: Path) -> Recording:
     started |= {int(run) for run in document.get("runs", {}) if str(run).isdecimal()}
     lost = sorted(started - set(runs))
     warnings = [f"run {run} is unfinished and left out" for run in lost]
-    for run, (successor, reason) in _repeated(document).items():
-        if run in runs and any(later > run for later in runs):
-            runs = tuple(each for each in runs if each != run)
-            warnings.append(f"run {run} was disturbed ({reason}), left out and made again as run {successor}")
+    disturbed = _disturbed(document)
+    repeated = [run for run in disturbed if run in runs and disturbed[run].repeated and run != runs[-1]]
+    kept = [run for run in disturbed if run in runs and run not in repeated]
+    for found, what in ((repeated, "left out and made again"), (kept, "kept")):
+        if found:
+            warnings.append(f"disturbed, {what}: " + ", ".join(f"run {run} ({disturbed[run].why})" for run in found))
+    runs = tuple(run for run in runs if run not in repeated)
     return Recording(folder, document, runs, tuple(warnings))
 
 
-def _repeated(document: Mapping[str, Any]) -> dict[int, tuple[int, str]]:
-    """Run that was disturbed and made again -> the run that took its place, what was wrong."""
-    found = {run: facts for run, facts in document.get("runs", {}).items() if str(run).isdecimal()}
+class _Disturbed(NamedTuple):
+    """What was wrong with a run, and whether another one took its place."""
+
+    why: str
+    repeated: bool
+
+
+def _disturbed(document: Mapping[str, Any]) -> dict[int, _Disturbed]:
+    """The runs that were disturbed, by number."""
     return {
-        int(run): (facts["repeated"], ", ".join(map(str, facts.get("disturbances", ()))))
-        for run, facts in found.items()
-        if isinstance(facts, dict) and isinstance(facts.get("repeated"), int)
+        int(run): _Disturbed(", ".join(map(str, facts["disturbances"])), bool(facts.get("repeated")))
+        for run, facts in document.get("runs", {}).items()
+        if str(run).isdecimal() and isinstance(facts, dict) and facts.get("disturbances")
     }
 
 

@@ -153,11 +153,16 @@ class Prompt:
     tokens: int | None = None
 
 
+def no_rendezvous() -> None:
+    """Nobody to wait for."""
+
+
 @dataclass(frozen=True)
 class Work:
     """What each replica does in one run: `warmup` requests, then `requests`, `concurrency` in flight (closed loop).
 
-    Prompts are taken in turn. Work is equal: greedy, exactly `max_new_tokens` new tokens a request.
+    Prompts are taken in turn. Work is equal: greedy, exactly `max_new_tokens` new tokens a request. `rendezvous` is
+    called when all is warm, right before the measured requests begin: in a duet it waits for the other side.
     """
 
     prompts: tuple[Prompt, ...]
@@ -166,6 +171,7 @@ class Work:
     concurrency: int = 1
     warmup: int = 1
     timeout_s: float = 600.0
+    rendezvous: Callable[[], None] = no_rendezvous
 
 
 @dataclass(frozen=True)

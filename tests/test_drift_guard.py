@@ -109,7 +109,7 @@ def test_a_disturbed_run_is_made_again_and_stays_on_disk(suite: pytest.Pytester)
     result = run(suite, "--nri-runs=3")
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(
-        ["RUNS (1, 3, 4)", "*warning: run 2 was disturbed (steal 10.0% of CPU time), left out and made again as run 3"]
+        ["RUNS (1, 3, 4)", "*warning: disturbed, left out and made again: run 2 (steal 10.0% of CPU time)"]
     )
     folder, document = newest(suite)
     assert document["runs"]["2"]["disturbances"] == ["steal 10.0% of CPU time"]
@@ -121,7 +121,13 @@ def test_a_disturbed_run_is_made_again_and_stays_on_disk(suite: pytest.Pytester)
 def test_runs_are_made_again_up_to_the_limit_and_then_count_with_a_warning(suite: pytest.Pytester) -> None:
     configure(suite, stolen=(1, 2, 3, 4))
     result = run(suite, "--nri-runs=2", "--nri-repeats=1")
-    result.stdout.fnmatch_lines(["RUNS (2, 3)", "*warning: runs 2, 3: disturbed: steal 10.0% of CPU time"])
+    result.stdout.fnmatch_lines(
+        [
+            "RUNS (2, 3)",
+            "*warning: disturbed, left out and made again: run 1 (steal 10.0% of CPU time)",
+            "*warning: disturbed, kept: run 2 (steal 10.0% of CPU time), run 3 (steal 10.0% of CPU time)",
+        ]
+    )
     configure(suite, stolen=(1,))
     run(suite, "--nri-runs=2", "--nri-repeats=0").stdout.fnmatch_lines(["RUNS (1, 2)"])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 import pytest_nriperf.session.handles  # noqa: F401 - before pytester takes stock: numpy loads once a process
 from pytest_nriperf.cli import main
+from pytest_nriperf.recording import open_recording
 
 CONFTEST = """
 import pytest_nriperf.session.handles  # noqa: F401 - before pytester takes stock: numpy loads once a process
@@ -163,7 +165,7 @@ def test_recorded_variants_are_judged_again_and_not_accepted(
     assert "variants left aside" in capsys.readouterr().out
     assert main(["show", str(session.parent)]) == 0
     assert capsys.readouterr().out.count("variant_") >= 2
-    assert main(["report", str(session.parent), "--output", "page.html"]) == 0
+    assert main(["report", str(session.parent), "--output", "page.html"]) == 1
 
 
 def test_balloons_that_differ_are_made_for_each_run_and_never_held_together(suite: pytest.Pytester) -> None:
@@ -251,3 +253,29 @@ def test_generate_cannot_say_of_which_variant(suite: pytest.Pytester) -> None:
     result = run_file(suite)
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*generate: a test with variants cannot say which*use measure*"])
+
+
+def test_a_duet_of_real_processes_runs_on_disjoint_cpus(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setenv("NRIPERF_LOCK_DIR", str(pytester.path))
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("needs two CPUs")
+    pytester.makepyfile(
+        "import pytest, sys\n"
+        "@pytest.mark.llm(model='sim:itl=5ms,ttft=5ms')\n"
+        "@pytest.mark.balloon(cpus=1, hyperthreads='spread')\n"
+        "@pytest.mark.variants(a={'env': {'WHO': 'A'}}, b={'python': sys.executable}, mode='duet')\n"
+        "def test_it(llm): llm.measure('Hello', max_new_tokens=8)\n"
+    )
+    result = run_file(pytester, "--nri-runs=1", "--nri-repeats=0", "--nri-reference=on")
+    result.assert_outcomes(passed=1)
+    found = {name: document for name, (_, document) in documents(pytester).items()}
+    (a,), (b,) = (found[name]["balloon"]["granted"]["replicas"] for name in "ab")
+    assert a["visible"] != b["visible"]
+    for name in "ab":
+        assert found[name]["runs"]["1"]["verified"]
+        folder = documents(pytester)[name][0]
+        counters = open_recording(folder).counters().to_pylist()
+        assert {row["replica"] for row in counters if row["source"] == "reference"} == {0}

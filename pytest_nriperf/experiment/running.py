@@ -6,6 +6,7 @@ Usually of one subject; of two side by side in a duet.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,10 +18,22 @@ from pytest_nriperf.experiment.bench import Balloon
 from pytest_nriperf.experiment.progress import Tracker
 from pytest_nriperf.experiment.scenario import drive_scenario
 from pytest_nriperf.experiment.subject import Subject
-from pytest_nriperf.seams import CounterRow, Generator, Progress, RunData, Target, TargetReplica, WorkerInfo
+from pytest_nriperf.seams import (
+    CounterRow,
+    Generator,
+    Progress,
+    RunData,
+    Target,
+    TargetReplica,
+    WorkerInfo,
+    no_rendezvous,
+)
+from pytest_nriperf.units import NANOSECONDS
 
-# How long one side of a duet waits for the other to be ready, seconds.
-TOGETHER_S = 120.0
+# How long one side of a duet waits for the other to be warm, seconds.
+TOGETHER_S = 600.0
+# Of the measured time of a duet, the share in which both sides run at least.
+OVERLAP = 0.8
 
 
 @dataclass(frozen=True)
@@ -37,9 +50,10 @@ class Engines:
         grant = self.balloon.grant
         return [grant.verify(info.replica, info.stream) for info in self.infos if info.stream is not None]
 
-    def measure(self, progress: Callable[[Progress], None]) -> RunData:
-        """The work of the subject."""
+    def measure(self, progress: Callable[[Progress], None], rendezvous: Callable[[], None] = no_rendezvous) -> RunData:
+        """The work of the subject; `rendezvous` is called between its warm-up and its measured requests."""
         workload = self.subject.workload
+        workload = replace(workload, work=replace(workload.work, rendezvous=rendezvous))
         if workload.scenario is None:
             return self.generator.measure(workload.work, progress)
         return drive_scenario(self.generator, workload, self.balloon.replicas)
@@ -65,51 +79,70 @@ def record_run(run: int, engines: Sequence[Engines], tracker: Tracker) -> None:
     tracker.tell("writing")
     first = 0
     for each, own, facts in zip(engines, data, verified, strict=True):
-        own.counters.extend(_own_rows(sampler.rows, first, each.balloon.replicas, alone=len(engines) == 1))
+        own.counters.extend(own_rows(sampler.rows, first, each.balloon.replicas, alone=len(engines) == 1))
         own.cost.update(sampler.cost)
+        own.cost["reference_s"] = _reference_s(own.counters)
         own.warnings.extend(sampler.warnings)
         each.subject.write(run, each.balloon, each.infos, own, {"began_ns": began_ns, "verified": facts})
         first += each.balloon.replicas
 
 
 def _measured(engines: Sequence[Engines], tracker: Tracker) -> list[RunData]:
-    if len(engines) == 1:
-        return [engines[0].measure(tracker.progress)]
-    data = _side_by_side(engines, tracker)
-    overlap = _overlap(data)
+    if len(engines) == 1 or engines[0].subject.bench.simulated:
+        # Virtual time does not pass in threads: simulated sides cannot meet.
+        return [each.measure(tracker.progress) for each in engines]
+    firsts = itertools.accumulate((each.balloon.replicas for each in engines[:-1]), initial=0)
+    data = side_by_side([_side(each, first, tracker) for each, first in zip(engines, firsts, strict=True)])
+    share = overlap(data)
     for each in data:
-        each.cost["overlap_share"] = overlap
-        if overlap < 0.8:
-            each.warnings.append(f"the variants ran side by side for only {overlap:.0%} of the measured time")
+        each.cost["overlap_share"] = share
+        if share < OVERLAP:
+            text = f"the variants ran side by side for less than {OVERLAP:.0%} of the measured time"
+            each.warnings.append(f"{text}: give them more requests")
     return data
 
 
-def _side_by_side(engines: Sequence[Engines], tracker: Tracker) -> list[RunData]:
-    """Each in a thread of its own, begun together. Raises the first error of any."""
-    together = threading.Barrier(len(engines))
+def _side(engines: Engines, shift: int, tracker: Tracker) -> Callable[[Callable[[], None]], RunData]:
+    """The measuring of one side, its replicas numbered from `shift` on where progress is shown."""
+
+    def measure(meet: Callable[[], None]) -> RunData:
+        return engines.measure(lambda step: tracker.progress(step._replace(replica=step.replica + shift)), meet)
+
+    return measure
+
+
+def side_by_side(sides: Sequence[Callable[[Callable[[], None]], RunData]]) -> list[RunData]:
+    """Each side in a thread of its own; each is given what to call when it is warm, which waits for the others.
+
+    Nobody waits for a side that has ended. Raises the first error of any, after all have ended.
+    """
+    together = threading.Barrier(len(sides))
     found: dict[int, RunData] = {}
     failures: list[BaseException] = []
 
-    def measure(at: int) -> None:
-        shift = sum(each.balloon.replicas for each in engines[:at])
-        try:
+    def meet() -> None:
+        with contextlib.suppress(threading.BrokenBarrierError):
             together.wait(TOGETHER_S)
-            found[at] = engines[at].measure(lambda step: tracker.progress(step._replace(replica=step.replica + shift)))
+
+    def measure(at: int) -> None:
+        try:
+            found[at] = sides[at](meet)
         except BaseException as error:  # noqa: BLE001 - raised again below, in the caller's thread
             failures.append(error)
+        finally:
             together.abort()
 
-    threads = [threading.Thread(target=measure, args=(at,), daemon=True) for at in range(len(engines))]
+    threads = [threading.Thread(target=measure, args=(at,), daemon=True) for at in range(len(sides))]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     if failures:
-        raise next((error for error in failures if not isinstance(error, threading.BrokenBarrierError)), failures[0])
-    return [found[at] for at in range(len(engines))]
+        raise failures[0]
+    return [found[at] for at in range(len(sides))]
 
 
-def _overlap(data: Sequence[RunData]) -> float:
+def overlap(data: Sequence[RunData]) -> float:
     """Of the time in which any side was measured, the share in which all were."""
     spans = []
     for each in data:
@@ -122,13 +155,22 @@ def _overlap(data: Sequence[RunData]) -> float:
     return max(0.0, (end - begin) / whole) if whole else 0.0
 
 
-def _own_rows(rows: Sequence[CounterRow], first: int, replicas: int, *, alone: bool) -> Iterator[CounterRow]:
+def own_rows(rows: Sequence[CounterRow], first: int, replicas: int, *, alone: bool) -> Iterator[CounterRow]:
     """The readings that concern one side: those of its replicas, numbered from 0 again, and of no replica."""
     for row in rows:
         if alone or row.replica is None:
             yield row
         elif first <= row.replica < first + replicas:
             yield row._replace(replica=row.replica - first)
+
+
+def _reference_s(rows: Sequence[CounterRow]) -> float:
+    """What the reference loads took, of the slowest replica, seconds."""
+    spans = {(row.replica, row.t_ns): row.read_ns - row.t_ns for row in rows if row.source == "reference"}
+    took: dict[int | None, int] = {}
+    for (replica, _), span in spans.items():
+        took[replica] = took.get(replica, 0) + span
+    return max(took.values(), default=0) / NANOSECONDS
 
 
 def _target(engines: Sequence[Engines]) -> Target:

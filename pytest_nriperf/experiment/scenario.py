@@ -11,7 +11,7 @@ from pytest_nriperf.seams import ClockAnchor, Completion, Generator, Prompt, Req
 def drive_scenario(generator: Generator, workload: Workload, replicas: int) -> RunData:
     """Let the scenario drive each replica in a thread of its own, all measured parts beginning together."""
     data = RunData(requests=[], tokens=TokenEvents())
-    together = threading.Barrier(replicas)
+    together = threading.Barrier(replicas, action=workload.work.rendezvous)
     failures: list[BaseException] = []
     found: dict[int, list[tuple[str, Completion]]] = {replica: [] for replica in range(replicas)}
 

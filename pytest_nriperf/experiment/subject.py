@@ -105,7 +105,7 @@ class Subject:
             "load_ns": [info.load_ns for info in infos],
             "cost": data.cost,
             "disturbances": list(disturbed),
-            "warnings": [*data.warnings, *([f"disturbed: {', '.join(disturbed)}"] if disturbed else [])],
+            "warnings": data.warnings,
         }
         write_document(self.folder, self.document)
         if not any(row.status == "ok" and row.phase == "measure" for row in data.requests):

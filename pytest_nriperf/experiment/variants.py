@@ -104,7 +104,8 @@ class Contest:
     def _subject(self, variant: Variant, names: list[str], workload: Workload, caller: Caller) -> Subject:
         asked = variant.llm
         choice = self.bench.model(asked.model, asked.dtype, asked.weights, own=variant.own)
-        reference = self.bench.reference_wanted(choice, gated=bool(caller.gate.get("metrics")))
+        # Pairs need no reference load by themselves: what the machine does, it does to both.
+        reference = self.bench.reference_wanted(choice, gated=False)
         facts = {
             "name": variant.name,
             "of": names,

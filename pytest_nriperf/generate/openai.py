@@ -115,6 +115,7 @@ class OpenAIGenerator:
         before = [ClockAnchor.now() for _ in runs]
         warmup = max(work.warmup, work.concurrency) if work.warmup else 0
         self._phase(work, runs, "warmup", 0, warmup, 0, progress)
+        work.rendezvous()
         at_ns = time.perf_counter_ns() + MARGIN_NS
         self._phase(work, runs, "measure", warmup, work.requests, at_ns, progress)
         data = RunData([], TokenEvents())

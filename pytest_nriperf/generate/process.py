@@ -133,6 +133,7 @@ class WorkerGenerator:
 
         self._send_prompts(work)
         ready = self._together("prepare", work.timeout_s, show, work=_work_fields(work))
+        work.rendezvous()
         at_ns = self._common_instant()
         done = self._together("start", work.timeout_s, show, at_ns=at_ns)
         counters += self.reference_load() if self._reference else []
