@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_nriperf.errors import MemoryFault, ModelError, WorkerError
+from pytest_nriperf.errors import MemoryFault, ModelError, NriperfError, SpecError, WorkerError
 from pytest_nriperf.generate.child.protocol import VERSION, Message, ProtocolError, decode, encode
 from pytest_nriperf.seams import ResumableStream, WorkerStream
 
@@ -114,13 +114,15 @@ class Link:
         """End the worker; how it ended. May be called twice."""
         self._closing = True
         self._post_quietly({"op": "bye"})
-        self._reader.join(GRACE_S)
-        return self.stream.close(GRACE_S)
+        # One that failed has no more to say.
+        grace_s = GRACE_S if self.failure is None else GRACE_S / 10
+        self._reader.join(grace_s)
+        return self.stream.close(grace_s)
 
     def _read(self) -> None:
         while not self._closing:
             try:
-                line = self.stream.receive(TICK_S)
+                line = self.stream.receive(min(TICK_S, self._silence_s / 4))
             except TimeoutError:
                 self._idle()
             except (WorkerError, OSError, ValueError):
@@ -234,13 +236,15 @@ class Link:
                 self.failure = error
             self._changed.notify_all()
 
-    def _reported(self, error: Any) -> WorkerError:
+    def _reported(self, error: Any) -> NriperfError:
         fact = f"replica {self.replica}: {error.get('fact', error)}"
         step = str(error.get("next_step", ""))
         if error.get("kind") == "model":
             return ModelError(fact, step)
         if error.get("kind") == "memory":
             return MemoryFault(fact, step or "use a smaller model or dtype, or fewer replicas")
+        if error.get("kind") == "request":
+            return SpecError(fact, step)
         return WorkerError(fact, step)
 
     def _post_quietly(self, message: Message) -> None:

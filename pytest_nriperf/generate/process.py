@@ -6,10 +6,13 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from pytest_nriperf.errors import SpecError, WorkerError
+from pytest_nriperf.errors import ModelError, SpecError, WorkerError
 from pytest_nriperf.generate.archive import worker_archive
+from pytest_nriperf.generate.child import dummies
+from pytest_nriperf.generate.child.engine import EngineError
 from pytest_nriperf.generate.child.protocol import Message, ProtocolError, unpack_events
 from pytest_nriperf.generate.link import Link, Patience, wait_for
 from pytest_nriperf.generate.models import sim_settings
@@ -199,7 +202,7 @@ class WorkerGenerator:
             "dtype": choice.dtype,
             "weights": choice.weights,
             "parameters": dict(choice.parameters),
-            "numbers": sim_settings(choice) if choice.kind == "sim" else {},
+            "numbers": _numbers(choice),
             "replica": replica,
         }
 
@@ -314,6 +317,18 @@ def _row(replica: int, message: Message, stamps: list[int], tokens: list[int]) -
         status=message["status"],
         error=message["error"],
     )
+
+
+def _numbers(choice: ModelChoice) -> dict[str, Any]:
+    """Settings of a simulated model; the content of a dummy's configuration, which may be on this machine only."""
+    if choice.kind == "sim":
+        return dict(sim_settings(choice))
+    if choice.kind == "dummy" and Path(choice.location).is_file():
+        try:
+            return {"configuration": dummies.configuration(choice.location)}
+        except EngineError as error:
+            raise ModelError(error.fact, error.next_step) from error
+    return {}
 
 
 def _prompt_fields(prompt: Prompt) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -157,6 +158,13 @@ def test_a_hanging_engine_ends_at_the_timeout_with_what_was_done() -> None:
 @pytest.mark.parametrize(("mistake", "error"), [("missing", ModelError), ("memory", MemoryFault)])
 def test_a_model_that_cannot_be_loaded_is_named(mistake: str, error: type[WorkerError]) -> None:
     with generator(f"sim:fail={mistake}", replicas=2) as (made, grant), pytest.raises(error, match=r"replica [01]"):
+        made.load(grant)
+
+
+def test_a_dummy_whose_configuration_is_none_is_named_before_anything_runs(tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    file.write_text("{}")
+    with generator(f"dummy:{file}") as (made, grant), pytest.raises(ModelError, match="has no model_type"):
         made.load(grant)
 
 

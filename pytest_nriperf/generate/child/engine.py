@@ -10,7 +10,10 @@ from pytest_nriperf.generate.child.recorder import Recorder
 
 
 class EngineError(Exception):
-    """A fact and a next step; `kind` is model (does not exist, cannot be loaded), memory or engine."""
+    """A fact and a next step.
+
+    `kind`: model (does not exist, cannot be loaded), memory, request (cannot be asked), engine.
+    """
 
     def __init__(self, fact: str, next_step: str = "", kind: str = "model") -> None:
         super().__init__(fact)

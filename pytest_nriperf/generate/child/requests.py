@@ -96,6 +96,7 @@ class Requests:
         """One request beside the others, not reported."""
         ready = self._engine.encode(prompt.get("text"), prompt.get("tokens"))
         self._engine.check(ready.tokens, max_new_tokens)
+        self._engine.share(1)
         recorder = self._engine.recorder(1)
         recorder.submit_ns = time.perf_counter_ns()
         self._engine.generate([ready], max_new_tokens, recorder, next(self._single))

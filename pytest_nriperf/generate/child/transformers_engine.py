@@ -84,7 +84,7 @@ class TransformersEngine(Engine):
             raise EngineError(
                 f"a prompt of {tokens} tokens and {max_new_tokens} new ones exceed the model's {limit} positions",
                 "use a shorter prompt or fewer new tokens",
-                "engine",
+                "request",
             )
 
     def recorder(self, rows: int) -> Recorder:
@@ -128,7 +128,7 @@ class TransformersEngine(Engine):
         }
 
     def _load_dummy(self) -> dict[str, Any]:
-        values = dummies.configuration(self._setting.location)
+        values = self._setting.numbers.get("configuration") or dummies.configuration(self._setting.location)
         seed = int(self._setting.parameters.get("seed", 0))
         self._setting.say("making random weights")
         config = transformers.AutoConfig.for_model(**values)
