@@ -29,6 +29,7 @@ class SimulatedGenerator:
         self._lock = threading.Lock()
         self._calls: dict[int, int] = {}
         self._free_ns: dict[int, int] = {}
+        self._ready_ns = 0
 
     def load(self, grant: Grant) -> Sequence[WorkerInfo]:
         """Place the model in every replica; costs the time that reading the weights would take."""
@@ -37,6 +38,7 @@ class SimulatedGenerator:
         self._number = self._clock.run_number(repr([sorted(replica.visible) for replica in placement.replicas]))
         load_s = self._size.weight_bytes / LOAD_BYTES_PER_SECOND
         self._clock.advance(load_s)
+        self._ready_ns = self._clock.now_ns
         return [
             WorkerInfo(
                 replica=index,
@@ -64,6 +66,8 @@ class SimulatedGenerator:
         start = self._clock.anchor()
         data = engine.run(work, self._next(-1), self._clock.now_ns)
         self._clock.now_ns = max((row.end_ns or 0 for row in data.requests), default=self._clock.now_ns)
+        self._ready_ns = self._clock.now_ns
+        self._free_ns.clear()
         end = self._clock.anchor()
         data.anchors.update(dict.fromkeys(range(len(engine.loads)), (start, end)))
         each = work.warmup + work.requests
@@ -76,7 +80,7 @@ class SimulatedGenerator:
         """One call. Replicas are busy at the same time: each goes on where its own last call ended."""
         engine = self._loaded()
         with self._lock:
-            start_ns = self._free_ns.get(replica, self._clock.now_ns)
+            start_ns = self._free_ns.get(replica, self._ready_ns)
             completion = engine.complete(prompt, max_new_tokens, replica, self._next(replica), start_ns)
             self._free_ns[replica] = completion.end_ns
             self._clock.now_ns = max(self._clock.now_ns, completion.end_ns)
