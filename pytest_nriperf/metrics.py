@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from pytest_nriperf.counters import COUNTERS, counter_views, per_run_counters
+from pytest_nriperf.counters import (
+    COUNTERS,
+    CounterTable,
+    Window,
+    counter_views,
+    interval_view,
+    per_run_counters,
+)
 from pytest_nriperf.errors import SpecError
 from pytest_nriperf.recording import Recording, open_recording
 from pytest_nriperf.samples import Floats, Timeline, run_parts, run_samples, timeline
@@ -351,10 +358,20 @@ class Measurement:
             return self.attached
         if not len(self.counters):
             return CounterMetrics()
-        found = per_run_counters(counter_views(self.document, self.runs, self.requests, self.counters))
+        found = per_run_counters(counter_views(self.document, self.runs, self.requests, self._counter_table))
         metrics = {name: _counter_metric(name, self.runs, values) for name, values in found.values.items()}
         reasons = {name: next(iter(each.values())) for name, each in found.reasons.items() if name not in metrics}
         return CounterMetrics(metrics, reasons=reasons)
+
+    def counters_between(self, run: int, start_ns: int, end_ns: int) -> dict[str, float]:
+        """Counter metrics over an interval of a run, such as a request's submit to end; NaN where undefined."""
+        window = Window(start_ns, end_ns)
+        found = per_run_counters([interval_view(self.document, run, window, self.tokens, self._counter_table)])
+        return {name: found.values.get(name, {}).get(run, float("nan")) for name in COUNTERS}
+
+    @cached_property
+    def _counter_table(self) -> CounterTable:
+        return CounterTable.from_arrow(self.counters)
 
 
 def _counter_metric(name: str, runs: tuple[int, ...], values: Mapping[int, float]) -> Metric:

@@ -65,6 +65,17 @@ def counter_views(
     return views
 
 
+def interval_view(
+    document: Mapping[str, Any], run: int, window: Window, tokens: Any, counters: Any | CounterTable
+) -> RunView:
+    """Any interval of a run (a request, a phase), with the tokens that came out in it: `(start, end]`."""
+    table = counters if isinstance(counters, CounterTable) else CounterTable.from_arrow(counters)
+    t_ns, number, n = (tokens[name].to_numpy() for name in ("t_ns", "run", "n"))
+    inside = (number == run) & (t_ns > window.start_ns) & (t_ns <= window.end_ns)
+    visible, siblings = cpus_of(document)
+    return RunView(table, run, window, int(n[inside].sum()), visible, siblings, model_facts(document))
+
+
 def _context(prompt: Any, output: Any, tokens: int) -> dict[str, float]:
     """Mean context of all tokens together."""
     if not tokens:

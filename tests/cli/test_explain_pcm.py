@@ -77,6 +77,17 @@ def test_counter_metrics_of_a_recording_can_be_named_and_missing_ones_say_why(tm
     assert m.metric("memory_bandwidth").value != m.metric("memory_bandwidth").value
 
 
+def test_any_interval_of_a_run_can_be_asked(tmp_path: Path) -> None:
+    m = Measurement.from_recording(record(tmp_path / "a", 5))
+    first, second = m.requests.slice(0, 2).to_pylist()
+    whole = m.counters_between(1, first["submit_ns"], second["end_ns"])
+    assert whole["run_queue_wait"] == pytest.approx(m.pcm.run_queue_wait.per_run[0], rel=1e-6)
+    short = m.counters_between(1, first["submit_ns"], first["submit_ns"] + 1000)
+    assert short["run_queue_wait"] != short["run_queue_wait"]
+    half = m.counters_between(1, second["submit_ns"], second["end_ns"])
+    assert half["run_queue_wait"] == pytest.approx(0.01 / 1.01)
+
+
 def test_the_live_table_shows_each_socket(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("time.sleep", lambda _: None)
     monkeypatch.setattr("pytest_nriperf.collect.pcm.LEAST_INTERVAL_NS", 0)
