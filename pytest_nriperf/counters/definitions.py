@@ -174,12 +174,12 @@ def _system_interrupts(view: RunView) -> float:
 
 
 def _attained(view: RunView) -> float:
-    """Bytes that the tokens had to read, over what the reference load read per second on the same CPUs."""
+    """Bytes a second that decoding had to read, over what the reference load read a second on the same CPUs."""
     needed = bytes_per_token(
         view.fact("weight_bytes"), view.facts.get("kv_bytes_per_token", 0.0), view.fact("context_tokens")
     )
     bandwidth = _reference(view)
-    return _share(view.tokens * needed / view.window.seconds, bandwidth, "reference load")
+    return _share(view.fact("decoded_tokens_per_second") * needed, bandwidth, "reference load")
 
 
 def _reference(view: RunView) -> float:
@@ -283,7 +283,7 @@ COUNTERS: dict[str, CounterKind] = {
     "bandwidth_attained": CounterKind(
         "share",
         "higher",
-        "bytes of weights and KV cache that the tokens need / what the CPUs can read in that time (roofline)",
+        "bytes of weights and KV cache that decoding reads a second / what the CPUs can read a second (roofline)",
         (_attained,),
     ),
     "run_queue_wait": CounterKind(

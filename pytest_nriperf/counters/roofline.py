@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+Numbers = TypeVar("Numbers", float, NDArray[np.float64])
+
 
 def bytes_per_token(weight_bytes: float, kv_bytes_per_token: float, context_tokens: float) -> float:
     """Bytes that one decoded token of one sequence has to read: weights, and KV of a context of mean length.
 
-    The context of the k-th of N tokens after a prompt of P is P + k - 1; its mean is P + (N - 1) / 2. Holds for dense
-    models decoded one sequence at a time; engines that batch sequences read the weights once for all of them.
+    The first of N tokens comes out of the prompt P; the k-th (k > 1) has P + k - 1 tokens before it, on average
+    P + N / 2. Holds for dense models decoded one sequence at a time; engines that batch sequences read the weights
+    once for all of them.
 
     >>> bytes_per_token(269_000_000, 23_040, 32)
     269737280
@@ -15,13 +23,13 @@ def bytes_per_token(weight_bytes: float, kv_bytes_per_token: float, context_toke
     return weight_bytes + kv_bytes_per_token * context_tokens
 
 
-def mean_context(prompt_tokens: float, output_tokens: float) -> float:
-    """Mean number of tokens before a decoded one.
+def mean_context(prompt_tokens: Numbers, output_tokens: Numbers) -> Numbers:
+    """Mean number of tokens before a decoded one, for numbers or arrays of them.
 
-    >>> mean_context(16, 33)
-    32.0
+    >>> mean_context(16.0, 33.0)
+    32.5
     """
-    return prompt_tokens + (output_tokens - 1) / 2
+    return prompt_tokens + output_tokens / 2
 
 
 def limit(bandwidth: float, bytes_a_token: float) -> float:

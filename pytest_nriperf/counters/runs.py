@@ -12,6 +12,7 @@ from pytest_nriperf.counters.definitions import COUNTERS
 from pytest_nriperf.counters.roofline import mean_context
 from pytest_nriperf.counters.series import CounterTable, Undefined, Window
 from pytest_nriperf.counters.view import RunView, cpus_of, model_facts
+from pytest_nriperf.units import NANOSECONDS
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,10 @@ def counter_views(
     columns = {name: requests[name].to_pylist() for name in ("run", "phase", "status")}
     numbers = {
         name: requests[name].fill_null(-1).to_numpy()
-        for name in ("submit_ns", "end_ns", "last_ns", "prompt_tokens", "output_tokens")
+        for name in ("submit_ns", "end_ns", "first_ns", "last_ns", "prompt_tokens", "output_tokens", "replica")
     }
     number, phase, status = (np.array(columns[name], object) for name in ("run", "phase", "status"))
+    streams = int(document.get("parameters", {}).get("concurrency") or 1)
     views = []
     for run in runs:
         mine = (number == run) & (phase == "measure")
@@ -58,10 +60,10 @@ def counter_views(
         end = np.maximum(numbers["end_ns"], numbers["last_ns"])[mine].max()
         window = Window(int(numbers["submit_ns"][mine].min()), int(end))
         sound = mine & (status == "ok")
-        work = {name: numbers[name][sound] for name in ("prompt_tokens", "output_tokens")}
+        work = {name: column[sound].astype(np.float64) for name, column in numbers.items()}
         tokens = int(work["output_tokens"].sum())
-        context = _context(work["prompt_tokens"], work["output_tokens"], tokens)
-        views.append(RunView(table, run, window, tokens, visible, siblings, {**facts, **context}))
+        decoding = _decoding(work, streams)
+        views.append(RunView(table, run, window, tokens, visible, siblings, {**facts, **decoding}))
     return views
 
 
@@ -76,9 +78,17 @@ def interval_view(
     return RunView(table, run, window, int(n[inside].sum()), visible, siblings, model_facts(document))
 
 
-def _context(prompt: Any, output: Any, tokens: int) -> dict[str, float]:
-    """Mean context of all tokens together."""
-    if not tokens:
+def _decoding(work: Mapping[str, Any], streams: int) -> dict[str, float]:
+    """How decoding went, prefill left out: tokens per second of all replicas, `streams` at a time in each, and the mean
+    context of a decoded token. Requests of one token decode nothing. The first event is taken as one token."""
+    decoded, seconds = work["output_tokens"] - 1, (work["last_ns"] - work["first_ns"]) / NANOSECONDS
+    some = (decoded > 0) & (seconds > 0) & (work["first_ns"] >= 0)
+    if not some.any():
         return {}
-    contexts = [mean_context(float(p), float(n)) * float(n) for p, n in zip(prompt, output, strict=True)]
-    return {"context_tokens": sum(contexts) / tokens}
+    rate = 0.0
+    for replica in np.unique(work["replica"][some]):
+        mine = some & (work["replica"] == replica)
+        rate += min(streams, int(mine.sum())) * float(decoded[mine].sum() / seconds[mine].sum())
+    context = mean_context(work["prompt_tokens"], work["output_tokens"])
+    mean = float((context * decoded)[some].sum() / decoded[some].sum())
+    return {"decoded_tokens_per_second": rate, "context_tokens": mean}

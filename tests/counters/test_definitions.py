@@ -137,14 +137,19 @@ def test_the_share_of_the_memory_roofline_that_is_attained() -> None:
     rows = level("reference", "memory_bandwidth", 20e9, replica=0) + level(
         "reference", "memory_bandwidth", 20e9, replica=1
     )
-    facts = {"weight_bytes": 1e9, "kv_bytes_per_token": 1e6, "context_tokens": 100.0}
+    facts = {
+        "weight_bytes": 1e9,
+        "kv_bytes_per_token": 1e6,
+        "context_tokens": 100.0,
+        "decoded_tokens_per_second": 20.0,
+    }
     run = view(rows, tokens=128, facts=facts)
-    assert value("bandwidth_attained", run) == pytest.approx(128 * 1.1e9 / SECONDS / 40e9)
+    assert value("bandwidth_attained", run) == pytest.approx(20 * 1.1e9 / 40e9)
     with pytest.raises(Undefined, match="does not say weight bytes"):
         value("bandwidth_attained", replace(run, facts={}))
     with pytest.raises(Undefined, match="no reference load"):
         value("bandwidth_attained", view([], facts=facts))
-    assert limit(40e9, bytes_per_token(1e9, 1e6, mean_context(50, 101))) == pytest.approx(40e9 / 1.1e9)
+    assert limit(40e9, bytes_per_token(1e9, 1e6, mean_context(50.0, 100.0))) == pytest.approx(40e9 / 1.1e9)
 
 
 def test_a_run_too_short_for_its_readings_says_what_to_do(pcm: RunView) -> None:
