@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pytest_nriperf.baselines.judging import judge, judge_values, looks
+from pytest_nriperf.baselines.judging import judge, judge_values, level_reached, looks
 from pytest_nriperf.baselines.sessions import Baseline, BaselineKey, MetricRuns, SessionRecord
 from pytest_nriperf.baselines.store import BaselineStore
 from pytest_nriperf.baselines.verdict import OUTCOMES, Difference, Gate, Outcome, Verdict, differences
@@ -21,5 +21,6 @@ __all__ = [
     "differences",
     "judge",
     "judge_values",
+    "level_reached",
     "looks",
 ]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pytest_nriperf.baselines.conditions import reference_loads, run_facts
 from pytest_nriperf.baselines.drift import disturbances
-from pytest_nriperf.baselines.sessions import BaselineKey, MetricRuns, SessionRecord
+from pytest_nriperf.baselines.judging import level_reached, looks
+from pytest_nriperf.baselines.sessions import Baseline, BaselineKey, MetricRuns, SessionRecord
 from pytest_nriperf.baselines.verdict import Gate
 from pytest_nriperf.errors import RecordingError
 from pytest_nriperf.metrics import METRICS, Measurement
@@ -23,7 +24,10 @@ USUAL = ("ttft", "itl", "throughput")
 
 @dataclass(frozen=True)
 class Evidence:
-    """One recorded measurement as verdicts see it; `variant` as its document has it, empty without variants."""
+    """One recorded measurement as verdicts see it; `variant` as its document has it, empty without variants.
+
+    `planned` are the fewest and the most runs that were asked for.
+    """
 
     key: BaselineKey
     record: SessionRecord
@@ -33,11 +37,18 @@ class Evidence:
     gates: tuple[Gate, ...]
     alpha: float
     variant: Mapping[str, Any] = field(default_factory=dict)
+    planned: tuple[int, int] | None = None
 
     @property
     def test_file(self) -> str:
         """Path of the file of tests, relative to their root."""
         return self.test.partition("::")[0]
+
+    def level(self, baseline: Baseline | None, gates: Sequence[Gate], alpha: float) -> float:
+        """What a p has to reach: less than `alpha` where the number of runs depended on what was seen."""
+        plan = looks(baseline, gates, *self.planned, alpha) if self.planned else ()
+        runs = max((len(self.record.by_run(gate.metric)) for gate in gates), default=0)
+        return level_reached(plan, runs, alpha)
 
 
 def evidence(measurement: Measurement) -> Evidence:
@@ -55,6 +66,7 @@ def evidence(measurement: Measurement) -> Evidence:
             gates=tuple(Gate(name, gate.get("tolerance") or 0.05, gate.get("floor") or 0.02) for name in names),
             alpha=float(gate.get("alpha") or suite_share(0.05, len(names))),
             variant=document.get("variant") or {},
+            planned=(int(gate["runs"][0]), int(gate["runs"][1])) if gate.get("runs") else None,
         )
     except (KeyError, TypeError, ValueError) as error:
         raise RecordingError(

@@ -27,6 +27,7 @@ from pytest_nriperf.stats import (
     SessionSpread,
     Shift,
     arrangements,
+    level_at,
     plan_looks,
     session_means,
     shift_of_runs,
@@ -107,6 +108,11 @@ def looks(baseline: Baseline | None, gates: Sequence[Gate], least: int, most: in
     counts = [sum(len(one.values(gate.metric)) for one in recent) for gate in gates]
     known = min((count for count in counts if count), default=0)
     return plan_looks(least, most, known, alpha) if known else ()
+
+
+def level_reached(plan: Sequence[Look], runs: int, alpha: float) -> float:
+    """What a p has to reach after so many runs of a planned number; `alpha` where nothing is planned."""
+    return (level_at(plan, runs) or plan[0].alpha) if plan else alpha
 
 
 def _judge_metric(

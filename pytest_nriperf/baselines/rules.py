@@ -29,13 +29,14 @@ def judge_by(
     gates: Sequence[Gate],
     *,
     alpha: float,
+    look: float | None = None,
     noise: Mapping[str, SessionSpread] | None = None,
     test: str = "",
 ) -> list[Verdict]:
-    """Judge by a rule of RULES. Raises UsageError for another."""
+    """Judge by a rule of RULES; the gate's own at the level `look` where given. Raises UsageError for another."""
     name, _, argument = rule.partition(":")
     if name == "sessions":
-        return judge(now, baseline, gates, alpha=alpha, noise=noise, test=test)
+        return judge(now, baseline, gates, alpha=alpha, look=look, noise=noise, test=test)
     if name in ("low", "tail"):
         statistic = {"low": "low", "tail": "p95"}[name]
         moved = [replace(gate, metric=_of_statistic(gate.metric, statistic, now)) for gate in gates]

@@ -73,7 +73,8 @@ def _wanted(one: Evidence, pattern: str) -> bool:
 def _verdicts(one: Evidence, store: BaselineStore) -> list[Verdict]:
     baseline = store.find(one.test_file, one.key)
     noise = load_noise(store).spreads([gate.metric for gate in one.gates], one.key)
-    return judge([one.record], baseline, one.gates, alpha=one.alpha, noise=noise, test=one.test)
+    look = one.level(baseline, one.gates, one.alpha)
+    return judge([one.record], baseline, one.gates, alpha=one.alpha, look=look, noise=noise, test=one.test)
 
 
 def _accepted(step: Step, options: argparse.Namespace) -> dict[str, object]:

@@ -6,12 +6,13 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from pytest_nriperf.baselines import Baseline, Verdict
+from pytest_nriperf.baselines import Baseline, Verdict, level_reached
 from pytest_nriperf.baselines.evidence import Evidence, read_evidence
 from pytest_nriperf.baselines.noise import load_noise
 from pytest_nriperf.baselines.pairs import judge_variants
 from pytest_nriperf.baselines.rules import RULES, judge_by
 from pytest_nriperf.cli.judging import add_judging, chosen, print_verdicts, settings_here, store_for
+from pytest_nriperf.stats import plan_pair_looks
 
 MORE = """\
 Several sessions are judged together: rounds of a whole suite, `pytest --nri-runs 1` again and again, make each
@@ -74,7 +75,9 @@ def _judged_pair(first: Evidence, second: Evidence, options: argparse.Namespace)
     """The second variant against the first, as its test judged it; rules and baselines have no part in it."""
     gates, alpha = chosen(second, options)
     before, now = ((str(one.variant["name"]), one.record) for one in (first, second))
-    return judge_variants(before, now, gates, alpha=alpha, test=second.test)
+    plan = plan_pair_looks(*second.planned, alpha) if second.planned else ()
+    level = level_reached(plan, len(second.record.by_run(gates[0].metric)), alpha)
+    return judge_variants(before, now, gates, alpha=alpha, level=level, test=second.test)
 
 
 def _judged_group(group: list[Evidence], against: list[list[Evidence]], options: argparse.Namespace) -> list[Verdict]:
@@ -89,4 +92,5 @@ def _judged_group(group: list[Evidence], against: list[list[Evidence]], options:
         baseline = store.find(newest.test_file, newest.key) or Baseline(newest.key, ())
     noise = load_noise(store).spreads([gate.metric for gate in gates], newest.key)
     records = [one.record for one in group]
-    return judge_by(options.rule, records, baseline, gates, alpha=alpha, noise=noise, test=newest.test)
+    look = newest.level(baseline, gates, alpha) if len(group) == 1 else None
+    return judge_by(options.rule, records, baseline, gates, alpha=alpha, look=look, noise=noise, test=newest.test)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pytest_nriperf.baselines import BaselineStore, Gate, Verdict, judge, looks
+from pytest_nriperf.baselines import BaselineStore, Gate, Verdict, judge, level_reached, looks
 from pytest_nriperf.baselines.evidence import baseline_key, session_record
 from pytest_nriperf.baselines.noise import load_noise
 from pytest_nriperf.baselines.pairs import judge_variants
@@ -18,7 +18,7 @@ from pytest_nriperf.explain import explain
 from pytest_nriperf.marks import GateMark
 from pytest_nriperf.metrics import Measurement
 from pytest_nriperf.settings import RunPlan, Settings
-from pytest_nriperf.stats import level_at, plan_pair_looks, suite_share
+from pytest_nriperf.stats import plan_pair_looks, suite_share
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def judge_measurement(
     test = str(measurement.document["test"])
     plan = looks(baseline, gates, settings.runs.least, settings.runs.most, share)
     runs = len(measurement.runs)
-    level = (level_at(plan, runs) or plan[0].alpha) if plan else share
+    level = level_reached(plan, runs, share)
     judged = judge([record], baseline, gates, alpha=share, look=level, noise=noise, test=test)
     verdicts = tuple(_with_reason(verdict, measurement) for verdict in judged)
     explanation = _explained(verdicts, record, baseline)
@@ -115,7 +115,7 @@ def _judge_variants(measurement: Measurement, gates: Sequence[Gate], share: floa
     first, second = ((name, session_record(each)) for name, each in measurement.variants.items())
     pairs = len(set.intersection(*(set(each.runs) for each in measurement.variants.values())))
     plan = plan_pair_looks(asked.least, asked.most, share)
-    level = level_at(plan, pairs) or plan[0].alpha
+    level = level_reached(plan, pairs, share)
     verdicts = judge_variants(first, second, gates, alpha=share, level=level, test=str(measurement.document["test"]))
     return Judged(tuple(verdicts), at_look=pairs in {look.runs for look in plan})
 

@@ -126,6 +126,7 @@ class NriSession:
             "tolerance": self.settings.tolerance if gate.tolerance is None else gate.tolerance,
             "floor": self.settings.floor if gate.floor is None else gate.floor,
             "alpha": suite_share(self.settings.alpha, self._gated_metrics),
+            "runs": [self.settings.runs.least, self.settings.runs.most],
         }
         cell, steering = cell_of(item), self._steering
         return Caller(

@@ -171,3 +171,19 @@ def test_two_variants_of_a_session_are_compared_pair_by_pair(
     verdict = json.loads(capsys.readouterr().out)["verdicts"][0]
     assert verdict["p"] == pytest.approx(1 / 64)
     assert verdict["reason"].startswith("b against a")
+
+
+def test_a_session_that_could_have_stopped_earlier_is_judged_again_at_the_level_of_its_look(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    accepted(tmp_path, 3)
+    gate = {"metrics": ["itl"], "tolerance": 0.05, "floor": 0.02, "alpha": 0.05}
+    levels = {}
+    for most in (5, 20):
+        session = steady(tmp_path, f"now{most}", 9.0, day=9, gate={**gate, "runs": [5, most]})
+        capsys.readouterr()
+        main(["judge", session, "--json"])
+        (verdict,) = json.loads(capsys.readouterr().out)["verdicts"]
+        assert verdict["alpha"] == 0.05
+        levels[most] = float(verdict["reason"].rpartition(" of ")[2].rstrip(")"))
+    assert levels[20] < levels[5] == 0.05
