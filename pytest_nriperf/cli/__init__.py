@@ -26,6 +26,7 @@ COMMANDS: dict[str, str] = {
     "noise": "what can be detected on a node, with how many runs",
     "export": "run values for other tools",
     "explain": "which counters moved between two recordings, and what that usually means",
+    "instrument": "run an unmodified Python program and stamp its tokens",
     "pcm": "a live table of what a pcm-sensor-server counts",
 }
 
