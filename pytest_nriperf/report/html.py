@@ -47,8 +47,8 @@ BANDS = 8
 RULE = (
     "At most 50,000 dots are drawn at once: all that are in view when they are fewer; else the lowest and the highest "
     "gap of each of 500 columns of the view, the 5,000 gaps farthest from the median, and a random part of the rest. "
-    "Zooming in shows more. Dots are drawn in random order, so that no replica hides another; the still picture shows "
-    "all."
+    "Zooming in shows more. Dots are drawn in shuffled layers, so that no replica hides another; the still picture "
+    "(printed, and shown first) has all of them in random order."
 )
 
 

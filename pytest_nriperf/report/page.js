@@ -140,7 +140,7 @@
   // Layers of every group in turn, each dot in a layer by chance: no group lies on top of all others.
   const traces = () => {
     const { shown, count } = choose(groups), column = dots[state.by], sets = [];
-    const layers = groups.names.length > 8 ? LAYERS / 2 : groups.names.length > 1 ? LAYERS : 1;
+    const layers = groups.names.length > 4 ? LAYERS / 2 : groups.names.length > 1 ? LAYERS : 1;
     for (let layer = 0; layer < layers; layer++) for (let group = 0; group < groups.names.length; group++) sets.push([]);
     for (const dot of shown) {
       const group = groups.place.get(column[dots.owner[dot]]);

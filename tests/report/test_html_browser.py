@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import struct
 import zlib
@@ -15,9 +14,10 @@ import numpy as np
 import pytest
 
 from pytest_nriperf.baselines import Verdict
-from pytest_nriperf.report.contents import Contents, Strip, gather
+from pytest_nriperf.report.contents import Contents, Gaps, Strip, gather
 from pytest_nriperf.report.html import write_report
 from tests.report.recordings import cells_of, record_session
+from tests.tools import needs
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 ATTACK = (
@@ -29,8 +29,7 @@ ATTACK = (
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     if CHROMIUM is None:
-        assert not os.environ.get("CI"), "Chromium is missing: apt-get install chromium"
-        pytest.skip("no Chromium on this machine")
+        needs("chromium")
     api = pytest.importorskip("playwright.sync_api")
     with api.sync_playwright() as play:
         opened = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
@@ -252,6 +251,43 @@ def test_dark_follows_the_system_and_the_button_turns_it(browser: Any, contents:
     assert dark.ask(background) == "rgb(255, 255, 255)"
     assert dark.problems == []
     dark.page.close()
+
+
+def test_a_million_dots_fit_and_the_strangest_is_drawn(browser: Any, contents: Contents, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    requests, each = 1000, 1000
+    gap = (0.05 * np.exp(random.normal(0, 0.03, requests * each))).astype(np.float32)
+    gap[123_456] = 5.0
+    number = np.arange(requests, dtype=np.int32)
+    gaps = Gaps(
+        part=np.zeros(requests, np.int32),
+        run=np.ones(requests, np.int32),
+        replica=number % 8,
+        request=number // 8,
+        first_s=(number // 8 * 60).astype(np.float64),
+        origin_s=np.zeros(requests),
+        count=np.full(requests, each, np.int32),
+        gap_s=gap,
+        total=len(gap),
+    )
+    assert write_report(replace(contents, gaps=gaps, strips=()), tmp_path / "report.html") < 20e6
+    page = Opened(browser, tmp_path / "report.html")
+    drawn, there = page.drawn()
+    assert there == 1_000_000
+    assert 45_000 < drawn <= 50_000
+    largest = "each.y.reduce((a, b) => Math.max(a, b), 0)"
+    assert page.ask(
+        f"Math.max(...document.getElementById('dots-plot').data.map((each) => {largest}))"
+    ) == pytest.approx(5000, rel=1e-6)
+    shown = [drawn / there]
+    for _ in range(2):
+        page.redrawn("document.querySelector('[data-action=\"zoom-in\"]').click()")
+        part, there = page.drawn()
+        shown.append(part / there)
+    assert shown == sorted(shown)
+    assert shown[-1] > 3 * shown[0]
+    assert page.problems == []
+    page.page.close()
 
 
 def test_nothing_of_others_runs(browser: Any, contents: Contents, tmp_path: Path) -> None:
