@@ -98,7 +98,7 @@ def test_a_slower_second_variant_fails_and_is_told_in_a_line_a_metric(suite: pyt
     result.stdout.fnmatch_lines(
         [
             "*itl worse (SIMULATED): a * ms, b * ms, change +*",
-            "*b against a: +* worse*6 pairs of runs*",
+            "*b against a: worse by *6 pairs of runs*",
             "*test_perf.py::test_it*SIMULATED*",
             "*6 pairs*",
             "  itl * b * ms *a * ms *+*worse",

@@ -295,9 +295,12 @@ def comparable(
 
 
 def decide(sides: Sides, blank: Verdict, alpha: float, level: float, sign: float) -> Verdict:
-    """The rules 2 to 4; the interval is at `alpha`, significance at `level` (smaller for one of several looks)."""
+    """The rules 2 to 4, everything at `level`, which is below the verdict's `alpha` at one of several looks.
+
+    The interval and with it `same` too: a premature `same` would end the runs before they show a change.
+    """
     shift = sides.shift
-    low, high = shift.interval(alpha)
+    low, high = shift.interval(level)
     above, below = shift.p_above(), shift.p_below()
     estimate, floor, tolerance = shift.estimate, math.log1p(blank.floor), math.log1p(blank.tolerance)
     mde = minimum_detectable(sides, (low, high), floor)

@@ -41,8 +41,8 @@ class Verdict:
     """The judgement on one metric.
 
     `effect` is the relative change of the metric since the baseline (0.05 = 5 % more), `interval` holds it with
-    probability 1 - 2 x `alpha`, `p` is one-sided in the direction of `outcome` (of the effect's own direction where
-    that has none), `mde` the smallest change that these runs detect with 80 % at `alpha`. `now` and `baseline` are
+    probability 1 - 2 x `alpha` or more, `p` is one-sided in the direction of `outcome` (of the effect where that has
+    none), `mde` the smallest change that these runs detect with 80 % at `alpha`. `now` and `baseline` are
     medians over runs in `unit`. `suspects` are differences of treatment, `state_differences` those of machine state.
     """
 
