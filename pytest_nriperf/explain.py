@@ -97,13 +97,17 @@ class Explanation:
     causes: tuple[str, ...]
     alone: bool = False
 
-    def __str__(self) -> str:
-        """One line: `tpot +11 %, memory bandwidth -9 %, remote share 2 % -> 31 %: pages are on the wrong node`."""
-        head = f"{self.metric} {format_percent(self.effect, signed=True, digits=0)}"
-        text = ", ".join([head, *map(str, self.moved)])
+    @property
+    def counters(self) -> str:
+        """What moved and its causes: `remote share 2 % -> 31 %, memory bandwidth -9 %: pages are on the wrong node`."""
+        text = ", ".join(map(str, self.moved))
         if self.causes:
             text += f": {'; '.join(self.causes)}"
         return f"{text} (one run only: may be chance)" if self.alone else text
+
+    def __str__(self) -> str:
+        """The same after the metric and its change."""
+        return f"{self.metric} {format_percent(self.effect, signed=True, digits=0)}, {self.counters}"
 
 
 def explain(metric: str, before: Values, after: Values) -> Explanation | None:

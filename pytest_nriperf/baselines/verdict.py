@@ -42,8 +42,9 @@ class Verdict:
 
     `effect` is the relative change of the metric since the baseline (0.05 = 5 % more), `interval` holds it with
     probability 1 - 2 x `alpha` or more, `p` is one-sided in the direction of `outcome` (of the effect where that has
-    none), `mde` the smallest change that these runs detect with 80 % at `alpha`. `now` and `baseline` are
-    medians over runs in `unit`. `suspects` are differences of treatment, `state_differences` those of machine state.
+    none), `mde` the smallest change that these runs detect with 80 % at `alpha`. `now` and `baseline` are medians over
+    runs in `unit`. `explanation` names the counters that moved with it, if any stands out. `suspects` are differences
+    of treatment, `state_differences` those of machine state.
     """
 
     metric: str
@@ -68,6 +69,7 @@ class Verdict:
     session_spread_source: str = ""
     normalised: float | None = None
     advice: str = ""
+    explanation: str = ""
     warnings: tuple[str, ...] = ()
     suspects: tuple[Difference, ...] = ()
     state_differences: tuple[Difference, ...] = ()

@@ -25,15 +25,13 @@ from pytest_nriperf.stats import plan_pair_looks, suite_share
 class Judged:
     """Verdicts of one measurement, and what was done to the baseline (`stored`, `refused` or nothing) in words.
 
-    `explanation` names the counters that moved with a verdict of worse or better, if any stands out. `at_look` is False
-    between the planned looks of an adaptive number of runs, when nothing may be decided.
+    `at_look` is False between the planned looks of an adaptive number of runs, when nothing may be decided.
     """
 
     verdicts: tuple[Verdict, ...]
     stored: str = ""
     refused: str = ""
     at_look: bool = True
-    explanation: str = ""
 
     def failing(self, fail_on: Sequence[str]) -> tuple[Verdict, ...]:
         """The verdicts that fail a test. What was stored just now is no longer missing."""
@@ -71,17 +69,18 @@ def judge_measurement(
     runs = len(measurement.runs)
     level = level_reached(plan, runs, share)
     judged = judge([record], baseline, gates, alpha=share, look=level, noise=noise, test=test)
-    verdicts = tuple(_with_reason(verdict, measurement) for verdict in judged)
-    explanation = _explained(verdicts, record, baseline)
+    verdicts = _explained(
+        [_with_reason(verdict, measurement) for verdict in judged], _newest(baseline, record.session), record
+    )
     if not accept:
-        return Judged(verdicts, at_look=not plan or runs in {look.runs for look in plan}, explanation=explanation)
+        return Judged(verdicts, at_look=not plan or runs in {look.runs for look in plan})
     if settings.accept == "all" or (settings.accept == "missing" and baseline is None):
         try:
             store.append(file, key, record, verdicts)
         except BaselineError as error:
-            return Judged(verdicts, refused=str(error), explanation=explanation)
-        return Judged(verdicts, stored=f"stored in {store.path(file)}", explanation=explanation)
-    return Judged(verdicts, explanation=explanation)
+            return Judged(verdicts, refused=str(error))
+        return Judged(verdicts, stored=f"stored in {store.path(file)}")
+    return Judged(verdicts)
 
 
 def _with_reason(verdict: Verdict, measurement: Measurement) -> Verdict:
@@ -90,16 +89,20 @@ def _with_reason(verdict: Verdict, measurement: Measurement) -> Verdict:
     return verdict if why is None else replace(verdict, reason=f"{verdict.reason}: {why}")
 
 
-def _explained(verdicts: Sequence[Verdict], record: SessionRecord, baseline: Baseline | None) -> str:
-    """What moved since the baseline's newest sessions together with the first metric that changed."""
+def _explained(verdicts: Sequence[Verdict], before: Sequence[SessionRecord], now: SessionRecord) -> tuple[Verdict, ...]:
+    """The verdicts, the first that is worse or better with the counters that moved with it."""
     changed = next((verdict for verdict in verdicts if verdict.outcome in ("worse", "better")), None)
-    if changed is None or baseline is None:
-        return ""
+    if changed is None:
+        return tuple(verdicts)
     names = [*COUNTERS, changed.metric]
-    others = baseline.without([record.session]).sessions[-WINDOW:]
-    before = {name: [value for one in others for value in one.values(name)] for name in names}
-    found = explain(changed.metric, before, {name: record.values(name) for name in names})
-    return "" if found is None else str(found)
+    values = {name: [value for record in before for value in record.values(name)] for name in names}
+    found = explain(changed.metric, values, {name: now.values(name) for name in names})
+    text = "" if found is None else found.counters
+    return tuple(replace(each, explanation=text) if each is changed else each for each in verdicts)
+
+
+def _newest(baseline: Baseline | None, session: str) -> Sequence[SessionRecord]:
+    return () if baseline is None else baseline.without([session]).sessions[-WINDOW:]
 
 
 def _gate(name: str, gate: GateMark, settings: Settings) -> Gate:
@@ -117,7 +120,7 @@ def _judge_variants(measurement: Measurement, gates: Sequence[Gate], share: floa
     plan = plan_pair_looks(asked.least, asked.most, share)
     level = level_reached(plan, pairs, share)
     verdicts = judge_variants(first, second, gates, alpha=share, level=level, test=str(measurement.document["test"]))
-    return Judged(tuple(verdicts), at_look=pairs in {look.runs for look in plan})
+    return Judged(_explained(verdicts, [first[1]], second[1]), at_look=pairs in {look.runs for look in plan})
 
 
 def settled(measurement: Measurement, gate: GateMark, **known: Any) -> bool:

@@ -127,6 +127,8 @@ def _beneath(line: MetricLine) -> Iterator[str]:
         yield verdict.reason
     if verdict.advice and verdict.outcome != "better":
         yield verdict.advice
+    if verdict.explanation:
+        yield f"with it moved: {verdict.explanation}"
     if verdict.suspects and verdict.outcome in ("worse", "better"):
         yield "since the baseline: " + ", ".join(map(str, verdict.suspects))
 
@@ -156,6 +158,8 @@ def failure_message(verdicts: Sequence[Verdict], path: str, sides: tuple[str, st
                     f"  {title} since {'the baseline' if stored else sides[0]}: {', '.join(map(str, differences))}"
                 )
         lines.extend(f"  warning: {text}" for text in verdict.warnings)
+        if verdict.explanation:
+            lines.append(f"  with it moved: {verdict.explanation}")
         if verdict.advice:
             lines.append(f"  next: {verdict.advice}")
     lines.append(f"recorded in {path}: look at it with `nriperf show {path}`")

@@ -65,6 +65,8 @@ def remarks(verdict: Verdict) -> Iterator[str]:
         yield f"machine state: {', '.join(map(str, verdict.state_differences))}"
     if verdict.session_spread is not None and verdict.outcome == "unknown":
         yield f"sessions differ by {format_percent(verdict.session_spread)} ({verdict.session_spread_source})"
+    if verdict.explanation:
+        yield f"with it moved: {verdict.explanation}"
     yield from (f"warning: {text}" for text in verdict.warnings)
     if verdict.advice:
         yield f"next: {verdict.advice}"

@@ -30,7 +30,7 @@ def summarised(result: Result) -> MeasurementSummary:
     document = measurement.document
     verdicts: Mapping[str, Verdict] = {v.metric: v for v in judged.verdicts} if judged else {}
     names = [*verdicts, *(name for name in SHOWN if name not in verdicts)]
-    remarks = [text for text in (judged.explanation, judged.stored, judged.refused) if text] if judged else []
+    remarks = [text for text in (judged.stored, judged.refused) if text] if judged else []
     return MeasurementSummary(
         test=str(document["test"]),
         sizes=_sizes(document["balloon"]),

@@ -157,7 +157,7 @@ class NriSession:
         failing = judged.failing(self.settings.fail_on)
         first, second = measurement.variants or ("baseline", "now")
         message = failure_message(failing, str(measurement.path), (first, second)) if failing else ""
-        return "\n".join(filter(None, (message, judged.explanation if failing else "", judged.refused)))
+        return "\n".join(filter(None, (message, judged.refused)))
 
     def tell_benchmark(self, request: pytest.FixtureRequest, llm: Llm) -> None:
         """Where pytest-benchmark drove `llm.generate`: our metrics as extra information of its record."""

@@ -51,16 +51,16 @@ def judged(measurement: Measurement, store: BaselineStore) -> Judged:
 
 def test_the_pages_are_blamed_for_a_slower_session(tmp_path: Path, store: BaselineStore) -> None:
     first = judged(measured(tmp_path / "s1/t", 40.0, 0, 1), store)
-    assert (first.verdicts[0].outcome, first.explanation) == ("missing", "")
+    assert (first.verdicts[0].outcome, first.verdicts[0].explanation) == ("missing", "")
     slower = judged(measured(tmp_path / "s2/t", 48.0, 60, 2), store)
     assert slower.verdicts[0].outcome == "worse"
-    assert slower.explanation == "itl +20 %, remote memory share 0 % -> 60 %: pages are on the wrong node"
+    assert slower.verdicts[0].explanation == "remote memory share 0 % -> 60 %: pages are on the wrong node"
 
 
 def test_where_no_counter_moved_nothing_is_said(tmp_path: Path, store: BaselineStore) -> None:
     judged(measured(tmp_path / "s1/t", 40.0, 0, 1), store)
     slower = judged(measured(tmp_path / "s2/t", 48.0, 0, 2), store)
-    assert (slower.verdicts[0].outcome, slower.explanation) == ("worse", "")
+    assert (slower.verdicts[0].outcome, slower.verdicts[0].explanation) == ("worse", "")
 
 
 def test_a_share_that_was_nothing_can_be_gated(tmp_path: Path, store: BaselineStore) -> None:
