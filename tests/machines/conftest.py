@@ -29,7 +29,7 @@ class Booted:
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
-    if file_path.parent != _INSIDE or file_path.name == "conftest.py" or os.environ.get(IN_GUEST):
+    if file_path.parent != _INSIDE or file_path.stem in ("conftest", "kernel_view") or os.environ.get(IN_GUEST):
         return None
     if file_path.suffix != ".py" or not _plan(parent.config):
         return None

@@ -60,7 +60,7 @@ def boot(shape: Shape, script: str, hear: Callable[[str], None] = lambda _: None
             *(qemu, *shape.arguments(), "-nographic", "-no-reboot", "-nodefaults", "-serial", "mon:stdio"),
             *("-serial", f"file:{results}"),
             *("-kernel", str(kernel.image), "-initrd", str(folder / "initramfs")),
-            *("-append", f"console=ttyS0 quiet panic=-1 {shape.command_line()}".strip()),
+            *("-append", f"console=ttyS0 quiet panic=-1 {shape.command_line()}"),
             *("-virtfs", _export(folder / "root")),
         ]
         console = _run(_in_own_mounts(command, folder / "root"), hear)

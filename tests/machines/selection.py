@@ -65,6 +65,11 @@ def plan(argument_names_us: bool) -> Sequence[tuple[str, str]]:
     return SUBSET if in_ci or argument_names_us else ()
 
 
+def everything() -> bool:
+    """Whether the full matrix was asked for, inside the machines too."""
+    return os.environ.get("NRIPERF_MACHINES") == "full"
+
+
 def fits(test: Callable[..., Any], shape: Shape, user: str) -> bool:
     """Whether a test inside is for that machine and user."""
     wanted = test.__dict__.get("for_machines", ForMachines((ROOT, USER), lambda _: True))
@@ -90,7 +95,7 @@ def script(shape: Shape, sessions: Iterable[Session], root: Path) -> str:
         f"chmod a+rw {RESULTS}",
         f"cd {shlex.quote(str(root))}",
         "export PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp NO_COLOR=1",
-        f"export {IN_GUEST}={shape.name}",
+        f"export {IN_GUEST}={shape.name} NRIPERF_ALL={'1' if everything() else ''}",
         "status=0",
     ]
     for session in sessions:

@@ -1,0 +1,159 @@
+"""Every combination of a balloon's arguments is what it says, by the guest kernel's own view."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+
+from pytest_nriperf.balloons import BalloonSpec, ReplicaPlacement
+from pytest_nriperf.errors import PlacementError, SpecError
+from pytest_nriperf.generate.models import parse_model
+from pytest_nriperf.generate.process import WorkerGenerator
+from pytest_nriperf.provision.local import LocalProvisioner
+from pytest_nriperf.seams import Grant, Launch, Prompt, Work, WorkerStream
+from tests.machines.combinations import Combination, combinations, pairwise, sizes
+from tests.machines.inside import kernel_view as kernel
+from tests.machines.shapes import Shape
+
+# A worker that touches 512 KiB once it runs; an interpreter that starts at once even on an emulated processor.
+_TOUCH = b"x=$(printf '%524288s' .); echo ready; read line\n"
+
+
+def test_every_combination_is_what_it_says(shape: Shape, fact: Callable[[str], None]) -> None:
+    node, wrong, run, unfit = LocalProvisioner(), [], 0, 0
+    with node.session([]):
+        for combination in combinations() if os.environ.get("NRIPERF_ALL") else pairwise():
+            fitted = False
+            for cpus in sizes(combination, shape):
+                try:
+                    with node.provision(BalloonSpec(cpus=cpus, **combination)) as grant:
+                        check(grant)
+                except (PlacementError, SpecError):
+                    continue
+                except AssertionError as error:
+                    wrong.append(f"cpus={cpus} {combination}: {error}")
+                run, fitted = run + 1, True
+            unfit += not fitted
+    assert not wrong, "\n".join(wrong)
+    assert run
+    fact(f"placement: {run} balloons of {len(combinations())} combinations run, {unfit} combinations do not fit")
+    assert not kernel.groups_of_ours()
+
+
+def check(grant: Grant) -> None:
+    """Start a worker in each replica and compare what the kernel says with what was asked for."""
+    placement = grant.placement
+    streams = [
+        grant.start_worker(number, Launch(_TOUCH, python="/bin/sh")) for number in range(len(placement.replicas))
+    ]
+    taken: set[int] = set()
+    for number, (replica, stream) in enumerate(zip(placement.replicas, streams, strict=True)):
+        assert stream.receive(60.0) == b"ready\n", stream.close()
+        check_cpus(placement.spec, replica)
+        assert not taken & replica.allocated, "replicas share CPUs"
+        taken |= replica.allocated
+        check_process(grant, number, stream)
+        grant.verify(number, stream)
+    check_placement(placement.spec, [replica.allocated for replica in placement.replicas])
+
+
+def check_cpus(spec: BalloonSpec, replica: ReplicaPlacement) -> None:
+    allocated, visible = replica.allocated, replica.visible
+    assert len(allocated) == spec.cpus
+    cores = {kernel.siblings(cpu) for cpu in allocated}
+    if spec.hyperthreads == "spread":
+        assert len(cores) == len(allocated)
+        assert visible == allocated
+    else:
+        assert frozenset().union(*cores) == allocated, "a core is torn apart"
+        expected = allocated if spec.hyperthreads == "paired" else {min(core) for core in cores}
+        assert visible == expected
+    shares = {node: len(members & allocated) for node, members in kernel.nodes().items() if members & allocated}
+    if spec.numa == "single" or spec.replicas == "numa":
+        assert len(shares) == 1
+    elif spec.numa == "socket":
+        socket = {kernel.socket(cpu) for cpu in allocated}
+        assert len(socket) == 1
+        nodes = [members for members in kernel.nodes().values() if {kernel.socket(cpu) for cpu in members} == socket]
+        assert len(shares) == len(nodes)
+        assert len(set(shares.values())) == 1
+    elif spec.numa == "all":
+        assert set(shares) == {node for node, members in kernel.nodes().items() if members}
+        assert len(set(shares.values())) == 1
+
+
+def check_process(grant: Grant, number: int, stream: WorkerStream) -> None:
+    replica, memory = grant.placement.replicas[number], grant.placement.spec.memory
+    assert stream.pid is not None
+    assert kernel.allowed(stream.pid) == [replica.visible]
+    if kernel.is_root():
+        assert grant.mechanism == "cgroup v2 cpuset"
+        assert kernel.cgroup_cpus(stream.pid) == replica.visible
+    else:
+        assert grant.mechanism == "affinity"
+    policy, pages = kernel.largest_mapping(stream.pid)
+    assert sum(pages.values()) > 100, "nothing was touched"
+    own = kernel.nodes_of(replica.visible) & kernel.has_memory()
+    if memory == "local":
+        assert set(pages) <= own
+    if memory == "local" and own != kernel.has_memory():
+        assert policy.startswith("bind:")
+        assert kernel.numbers(policy.partition(":")[2]) == own
+    elif memory == "interleave" and len(own) > 1:
+        assert policy.startswith("interleave")
+        assert set(pages) == own
+        assert max(pages.values()) < 2 * min(pages.values())
+
+
+def check_placement(spec: BalloonSpec, allocated: Sequence[frozenset[int]]) -> None:
+    """Balanced replicas go to different sockets, packed ones to as few as hold them."""
+    sockets = [{kernel.socket(cpu) for cpu in cpus} for cpus in allocated]
+    if len(allocated) == 2 and all(len(group) == 1 for group in sockets) and len(kernel.nodes()) > 1:
+        room = {s: sum(kernel.socket(cpu) == s for cpu in kernel.online()) for s in {kernel.socket(0), *sockets[1]}}
+        if spec.placement == "balance" and spec.numa != "all":
+            assert sockets[0] != sockets[1]
+        elif (
+            spec.placement == "pack"
+            and spec.hyperthreads != "spread"
+            and sum(map(len, allocated)) <= min(room.values())
+        ):
+            assert sockets[0] == sockets[1]
+
+
+def test_the_simulated_engine_runs_inside_its_balloon(shape: Shape, fact: Callable[[str], None]) -> None:
+    node = LocalProvisioner()
+    hyperthreads = "hidden" if shape.threads == 2 else "paired"
+    replicas: int | str = "numa" if shape.cpu_nodes > 1 else 2
+    run: list[Combination] = []
+    with node.session([]):
+        for asked in (
+            {"cpus": 2, "hyperthreads": hyperthreads, "replicas": replicas},
+            {"cpus": 2, "hyperthreads": "spread", "memory": "interleave", "placement": "pack", "replicas": 2},
+        ):
+            with node.provision(BalloonSpec.from_arguments(asked)) as grant:
+                generator = WorkerGenerator(parse_model("sim:itl=5ms,ttft=5ms,memory=8Mi"))
+                try:
+                    measure(grant, generator)
+                finally:
+                    generator.close()
+            run.append(asked)
+    assert not kernel.groups_of_ours()
+    fact(f"simulated engine: {len(run)} balloons measured")
+
+
+def measure(grant: Grant, generator: WorkerGenerator) -> None:
+    """A run whose workers the kernel sees where they belong, before and after."""
+    infos = generator.load(grant)
+    replicas = grant.placement.replicas
+    assert [info.replica for info in infos] == list(range(len(replicas)))
+    work = Work((Prompt("p", tokens=4),), max_new_tokens=4, requests=2)
+    for _ in range(2):
+        for info, replica in zip(infos, replicas, strict=True):
+            assert info.pid is not None
+            assert info.stream is not None
+            assert set(kernel.allowed(info.pid)) == {replica.visible}
+            assert grant.verify(info.replica, info.stream)["mechanism"] == grant.mechanism
+        data = generator.measure(work, lambda _: None)
+        rows = [row for row in data.requests if row.phase == "measure"]
+        assert len(rows) == 2 * len(replicas)
+        assert {row.status for row in rows} == {"ok"}
