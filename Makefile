@@ -26,8 +26,8 @@ test: $(STAMP) tools ## run the tests; with CI=true also some inside virtual mac
 	@$(BIN)/python benchmarks/plugin_cost.py
 	$(BIN)/python -m pytest tests
 
-test-machines: $(STAMP) tools ## run the tests inside virtual machines of every shape
-	NRIPERF_MACHINES=full $(BIN)/python -m pytest tests/machines
+test-machines: $(STAMP) tools ## run the tests inside virtual machines of every shape, and 200 kills
+	NRIPERF_MACHINES=full NRIPERF_KILLS=200 $(BIN)/python -m pytest tests/machines tests/test_kill.py
 
 tools: ## install the programs that some tests need (as root on Debian), else name them
 	@.ci/tools measuring testing

@@ -102,6 +102,7 @@ class WorkerGenerator:
         self._state: list[_Replica] = []
         self._parts: dict[tuple[int, int], list[Message]] = {}
         self._said: set[str] = set()
+        self._shown: list[int] = []
 
     def load(self, grant: Grant) -> Sequence[WorkerInfo]:
         """Start every replica and load the model in all of them at the same time."""
@@ -113,6 +114,7 @@ class WorkerGenerator:
             launch = Launch(worker_archive(), environment=environment, python=self._python)
             stream = grant.start_worker(number, launch)
             self._state.append(_Replica())
+            self._shown.append(len(replica.visible))
             self._links.append(Link(number, stream, self._hear, self._changed, self._silence_s))
         pending = [(link, link.post("load", **self._model_fields(link.replica))) for link in self._links]
         self._loaded = wait_for(
@@ -289,6 +291,12 @@ class WorkerGenerator:
                 data.requests.append(_row(number, message, stamps, tokens))
                 data.tokens.add(number, message["request"], stamps, tokens)
             data.anchors[number] = (ClockAnchor(*ready[number]["anchor"]), ClockAnchor(*done[number]["anchor"]))
+            threads = int(self._loaded[number]["threads"])
+            if threads > self._shown[number]:
+                data.warnings.append(
+                    f"replica {number} computes with {threads} threads, its balloon shows {self._shown[number]} CPUs: "
+                    "they wait for each other; leave threads= out, or see what sets OMP_NUM_THREADS"
+                )
             late_ns = done[number]["late_ns"]
             if late_ns:
                 data.warnings.append(f"replica {number} began {late_ns / 1e6:.1f} ms after the common instant")

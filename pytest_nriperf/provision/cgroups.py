@@ -5,8 +5,7 @@ forbids processes in a group that hands controllers down, other than the root: t
 group above that already hands cpuset down, but only when no limit lies in between, or (in a delegated group of our
 own) move ourselves into a leaf for as long as it lasts.
 
-A group's name tells its owner: process namespace, process number and start time. What a killed owner left behind is
-ended and removed by the next one.
+A group's name tells its owner: what a killed owner left behind is ended and removed by the next one.
 """
 
 from __future__ import annotations
@@ -22,12 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_nriperf.errors import ProvisionError
+from pytest_nriperf.provision.owner import PREFIX, is_abandoned, own_tag
 from pytest_nriperf.units import format_cpus, parse_cpus
 
 # A shell joins the group named by its first argument and becomes the command: bound before its first instruction.
 _JOIN = 'echo 0 > "$0" && exec "$@"'
 _SHELL = "/bin/sh"
-_OURS = re.compile(r"nriperf-(\d+)-(\d+)-(\d+)-(self|\d+)")
+_ASIDE = "self"
 _END_WITHIN_S = 5.0
 # Limits that would no longer hold for a group that is made above the one that has them.
 _LIMITS = {"cpu.max": "max", "memory.max": "max", "memory.high": "max", "cpuset.cpus": "", "cpuset.mems": ""}
@@ -82,7 +82,7 @@ def prepared(hierarchy: Hierarchy) -> Iterator[None]:
 @contextlib.contextmanager
 def cpuset_group(hierarchy: Hierarchy, cpus: frozenset[int], memory_nodes: frozenset[int]) -> Iterator[CpusetGroup]:
     """A new group of those CPUs and NUMA nodes; everything in it is ended with it. Raises ProvisionError."""
-    folder = hierarchy.parent / _own_name(str(next(_numbers)))
+    folder = hierarchy.parent / f"{own_tag()}{next(_numbers)}"
     group = CpusetGroup(folder, hierarchy.version)
     try:
         folder.mkdir()
@@ -141,11 +141,10 @@ class CpusetGroup:
 def remove_leftovers(hierarchy: Hierarchy) -> list[str]:
     """Remove the groups of owners that are dead, with every process in them; their names."""
     removed = []
-    for folder in sorted(hierarchy.parent.glob("nriperf-*")):
-        match = _OURS.fullmatch(folder.name)
-        if match is None or int(match[1]) != _namespace() or _start_time(int(match[2])) == int(match[3]):
+    for folder in sorted(hierarchy.parent.glob(f"{PREFIX}*")):
+        if not is_abandoned(folder.name):
             continue
-        if match[4] == "self":
+        if folder.name.endswith(_ASIDE):
             _try_write(hierarchy.parent / "cgroup.subtree_control", "-cpuset")
             _move(folder, hierarchy.parent)
             folder.rmdir()
@@ -158,7 +157,7 @@ def remove_leftovers(hierarchy: Hierarchy) -> list[str]:
 @contextlib.contextmanager
 def _aside(group: Path) -> Iterator[None]:
     """All processes of a group in a leaf below it."""
-    leaf = group / _own_name("self")
+    leaf = group / f"{own_tag()}{_ASIDE}"
     try:
         leaf.mkdir()
     except OSError as error:
@@ -181,8 +180,7 @@ def _move(source: Path, target: Path) -> None:
 
 def _parent_v2(ours: Path, mount: Path, proc: Path) -> Path | None:
     """The group in which version 2 lets us make cpuset groups."""
-    match = _OURS.fullmatch(ours.name)
-    if match is not None and match[4] == "self":
+    if ours.name.startswith(PREFIX) and ours.name.endswith(_ASIDE):
         # We were started by somebody whom a killed owner had put aside.
         ours = ours.parent
     if _is_root(ours):
@@ -258,21 +256,6 @@ def _place(mount: Path, mount_root: str, group: str) -> Path:
 
 
 # ------------------------------------------------------------------------------------------------------------ files
-
-
-def _own_name(number: str) -> str:
-    return f"nriperf-{_namespace()}-{os.getpid()}-{_start_time(os.getpid())}-{number}"
-
-
-def _namespace() -> int:
-    return os.stat("/proc/self/ns/pid").st_ino
-
-
-def _start_time(pid: int) -> int | None:
-    """Clock ticks after boot when a process started, None when there is none of that number or it is a zombie."""
-    text = _text(Path(f"/proc/{pid}/stat"))
-    fields = text.rpartition(")")[2].split() if text else []
-    return int(fields[19]) if fields and fields[0] not in "ZX" else None
 
 
 def _text(file: Path) -> str | None:

@@ -31,6 +31,7 @@ from pytest_nriperf.provision.cgroups import (
 )
 from pytest_nriperf.provision.memory_policy import MemoryPolicy
 from pytest_nriperf.provision.node_lock import node_lock
+from pytest_nriperf.provision.owner import PREFIX, is_abandoned, own_tag
 from pytest_nriperf.provision.process import ProcessStream
 from pytest_nriperf.provision.verify import verify_group, verify_online, verify_tasks
 from pytest_nriperf.seams import Grant, Launch, NodeDescription, WorkerStream
@@ -48,6 +49,12 @@ def read_local(path: str) -> bytes | None:
 def with_memory(topology: Topology) -> frozenset[int]:
     """The NUMA nodes that have memory."""
     return frozenset(node.id for node in topology.nodes if node.memory_bytes)
+
+
+def _remove_folders_of_the_dead() -> None:
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        if is_abandoned(folder.name):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 class LocalProvisioner:
@@ -77,8 +84,9 @@ class LocalProvisioner:
 
     @contextlib.contextmanager
     def session(self, specs: Sequence[BalloonSpec]) -> Iterator[None]:  # noqa: ARG002 - the seam's signature
-        """Hold the machine's lock, and remove the cgroups of a measurement that was killed."""
+        """Hold the machine's lock, and remove what a measurement that was killed has left."""
         with node_lock("local"), contextlib.ExitStack() as undo:
+            _remove_folders_of_the_dead()
             hierarchy = find_hierarchy() if self._confine else None
             if hierarchy is not None:
                 remove_leftovers(hierarchy)
@@ -94,7 +102,7 @@ class LocalProvisioner:
     def provision(self, spec: BalloonSpec) -> Iterator[Grant]:
         """One allocation; every worker started in it is ended with it."""
         placement = self._place(spec)
-        with tempfile.TemporaryDirectory(prefix="nriperf-") as folder, contextlib.ExitStack() as undo:
+        with tempfile.TemporaryDirectory(prefix=own_tag()) as folder, contextlib.ExitStack() as undo:
             groups = [undo.enter_context(group) for group in self._groups(placement)]
             yield LocalGrant(placement, self._topology, Path(folder), undo, groups)
 

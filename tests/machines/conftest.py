@@ -16,6 +16,7 @@ from tests.machines.selection import IN_GUEST, Session, fits, plan, results_of, 
 from tests.machines.shapes import SHAPES, Shape
 
 _INSIDE = Path(__file__).parent / "inside"
+_NO_TESTS = ("conftest", "holder", "kernel_view")
 _ROOT = Path(__file__).parents[2]
 _BOOTED = pytest.StashKey[dict[str, "Booted"]]()
 
@@ -29,9 +30,8 @@ class Booted:
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
-    if file_path.parent != _INSIDE or file_path.stem in ("conftest", "kernel_view") or os.environ.get(IN_GUEST):
-        return None
-    if file_path.suffix != ".py" or not _plan(parent.config):
+    is_test = file_path.parent == _INSIDE and file_path.suffix == ".py" and file_path.stem not in _NO_TESTS
+    if not is_test or os.environ.get(IN_GUEST) or not _plan(parent.config):
         return None
     collector: pytest.Collector = InsideFile.from_parent(parent, path=file_path)
     return collector

@@ -5,6 +5,7 @@ Run as a program. Prints the workers' process numbers, and `undone` when everyth
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 from types import FrameType
@@ -36,8 +37,6 @@ def hold() -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with contextlib.suppress(KeyboardInterrupt, RuntimeError):
         hold()
-    except (KeyboardInterrupt, RuntimeError):
-        pass
     print("undone", flush=True)
