@@ -185,5 +185,5 @@ def test_a_session_that_could_have_stopped_earlier_is_judged_again_at_the_level_
         main(["judge", session, "--json"])
         (verdict,) = json.loads(capsys.readouterr().out)["verdicts"]
         assert verdict["alpha"] == 0.05
-        levels[most] = float(verdict["reason"].rpartition(" of ")[2].rstrip(")"))
+        levels[most] = float(verdict["reason"].rpartition("level ")[2].rstrip(")"))
     assert levels[20] < levels[5] == 0.05
