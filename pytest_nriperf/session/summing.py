@@ -10,6 +10,7 @@ from typing import Any
 from pytest_nriperf.baselines import Verdict
 from pytest_nriperf.experiment.judging import Judged
 from pytest_nriperf.metrics import Measurement
+from pytest_nriperf.report.counters import counter_remarks
 from pytest_nriperf.report.terminal import MeasurementSummary, MetricLine
 
 # Shown for a measurement that no gate names.
@@ -40,7 +41,7 @@ def summarised(result: Result) -> MeasurementSummary:
         lines=[_line(name, result, verdicts.get(name)) for name in names],
         failures=sum(each.failures for each in measurement.variants.values()) or measurement.failures,
         simulated=bool(document["simulated"]),
-        remarks=[*_variant_lines(measurement), *remarks],
+        remarks=[*_variant_lines(measurement), *counter_remarks(measurement), *remarks],
         warnings=_warnings(measurement),
         counted="pair" if measurement.variants else "run",
     )

@@ -11,6 +11,7 @@ from pytest_nriperf.cli import main
 from pytest_nriperf.collect.pcm import PcmCollector
 from pytest_nriperf.metrics import Measurement
 from pytest_nriperf.recording import write_document, write_run
+from pytest_nriperf.report.counters import counter_remarks
 from pytest_nriperf.seams import CounterRow
 from tests.pcm_double import Machine, PcmDouble
 from tests.recorded import described, run_of
@@ -75,6 +76,12 @@ def test_counter_metrics_of_a_recording_can_be_named_and_missing_ones_say_why(tm
     with pytest.raises(AttributeError, match=r"memory_bandwidth' .pcm does not count DRAM_Reads here"):
         _ = m.pcm.memory_bandwidth
     assert m.metric("memory_bandwidth").value != m.metric("memory_bandwidth").value
+
+
+def test_a_summary_tells_what_counters_say_without_comparison(tmp_path: Path) -> None:
+    near, far = (Measurement.from_recording(record(tmp_path / name, remote)) for name, remote in (("a", 2), ("b", 60)))
+    assert list(counter_remarks(near)) == []
+    assert list(counter_remarks(far)) == ["62 % of the engines' memory lies on other NUMA nodes than their CPUs"]
 
 
 def test_any_interval_of_a_run_can_be_asked(tmp_path: Path) -> None:
