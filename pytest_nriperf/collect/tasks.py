@@ -116,7 +116,7 @@ class TaskWatch:
 def page_placement(
     files: Files, replica: TargetReplica, home: frozenset[int], clock: Clock, notes: list[str]
 ) -> Iterator[CounterRow]:
-    """Where the process's pages lie: bytes per NUMA node, and what of it is local and remote to `home`.
+    """Where the process's pages lie: bytes per NUMA node, and what of the data is local and remote to `home`.
 
     Walks the page tables, about 10 ms a GiB of small pages, and holds the process's mmap lock meanwhile: only
     before and after a run. `t_ns` and `read_ns` are the walk's begin and end.
@@ -133,10 +133,11 @@ def page_placement(
         where = {"replica": replica.replica, "pid": replica.pid, "node": node}
         return CounterRow(begin, end, SOURCE, name, "gauge", value, "B", **where)
 
-    sizes = {node: memory.anonymous + memory.file for node, memory in nodes.items()}
+    sizes = {node: memory.data for node, memory in nodes.items()}
     for node, memory in sorted(nodes.items()):
         yield row("anonymous_memory", memory.anonymous, node)
         yield row("file_memory", memory.file, node)
+        yield row("code_memory", memory.code, node)
     if home:
         yield row("local_memory", sum(size for node, size in sizes.items() if node in home))
         yield row("remote_memory", sum(size for node, size in sizes.items() if node not in home))

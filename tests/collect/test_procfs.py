@@ -37,7 +37,7 @@ def data(name: str) -> bytes:
 
 def test_pages_are_counted_per_node_in_each_lines_own_page_size() -> None:
     assert parse_numa_maps(data("numa_maps")) == {
-        0: NodeMemory(anonymous=(16384 + 3 + 2) * 4096 + 3 * 2 * 1024**2, file=(1024 + 200) * 4096),
+        0: NodeMemory(anonymous=(16384 + 3 + 2) * 4096 + 3 * 2 * 1024**2, file=1024 * 4096, code=200 * 4096),
         1: NodeMemory(anonymous=8 * 4096 + 1024**3, file=56 * 4096),
     }
 
@@ -143,6 +143,24 @@ def test_numa_maps_adds_up_to_all_pages(mappings: list[tuple[dict[int, int], int
         where = " ".join(f"N{node}={count}" for node, count in nodes.items())
         lines.append(f"7f{index:010x} bind:0-1 {what} dirty=1 active=0 {where} kernelpagesize_kB={size}")
     parsed = parse_numa_maps("\n".join(lines).encode())
-    assert sum(memory.anonymous + memory.file for memory in parsed.values()) == sum(
+    assert sum(memory.data + memory.code for memory in parsed.values()) == sum(
         count * size * 1024 for nodes, size, _ in mappings for count in nodes.values()
     )
+
+
+@pytest.mark.parametrize(
+    ("file", "kind"),
+    [
+        ("/usr/lib/libtorch_cpu.so", "code"),
+        ("/lib/x86_64-linux-gnu/libc.so.6", "code"),
+        ("/lib/libstdc++.so.6.0.30", "code"),
+        ("/usr/bin/python3.11", "code"),
+        ("/models/model.safetensors", "file"),
+        ("/models/.so/weights.bin", "file"),
+        ("/models/q4.so.gguf", "file"),
+        ("/srv/bin/models/weights.bin", "file"),
+    ],
+)
+def test_libraries_and_programs_are_not_taken_for_weights(file: str, kind: str) -> None:
+    memory = parse_numa_maps(f"7f0000000000 default file={file} mapped=3 N0=3 kernelpagesize_kB=4\n".encode())[0]
+    assert memory._asdict() == {"anonymous": 0, "file": 0, "code": 0, kind: 3 * 4096}
