@@ -36,7 +36,7 @@ from pytest_nriperf.report.sections import (
 from pytest_nriperf.report.tables import TextTable, escaped, front_table, rows_table, wisdom_table
 from pytest_nriperf.sweep.curves import curves
 from pytest_nriperf.sweep.front import pareto
-from pytest_nriperf.sweep.rows import Row
+from pytest_nriperf.sweep.rows import Row, ordered, varying
 from pytest_nriperf.sweep.tables import wisdom
 from pytest_nriperf.sweep.takeaways import takeaways
 from pytest_nriperf.units import scale_unit
@@ -177,11 +177,31 @@ class Page:
 
     # -------------------------------------------------------------------------------------------- the dots
 
+    def _axes(self) -> dict[str, tuple[list[str], list[int]]]:
+        """Axes of the sweeps that can colour the dots: their values, and the place of each part's value among them."""
+        found: dict[str, tuple[list[str], list[int]]] = {}
+        for axis, values in varying([part.row for part in self.contents.parts if part.sweep]).items():
+            labels = [{**part.row.where, **part.row.cell}.get(axis, "-") for part in self.contents.parts]
+            words = [*ordered(map(str, values)), *({"-"} if "-" in labels else ())]
+            if len(words) <= 16 and axis not in ("part", "run", "replica"):
+                found[axis] = (words, [words.index(str(label)) for label in labels])
+        return found
+
+    def _keys(self, by: str) -> NDArray[np.int32]:
+        """What the colour of each request goes by: a column of the gaps, or the value of an axis."""
+        axes = self._axes()
+        if by in axes:
+            return np.array(axes[by][1], dtype=np.int32)[self.gaps.part]
+        keys: NDArray[np.int32] = getattr(self.gaps, by)
+        return keys
+
     def _defaults(self) -> tuple[str, str]:
         """What colours the dots and which clock they stand on, at first."""
         gaps = self.gaps
         if len(np.unique(gaps.part)) > 1:
-            return "part", "session"
+            axes = self._axes()
+            by = next((axis for axis in ("hyperthreads", "replicas", *axes) if axis in axes), "part")
+            return by, "session"
         by = "replica" if len(np.unique(gaps.replica)) > 1 else "run"
         return by, "run" if len(np.unique(gaps.run)) > 1 else "session"
 
@@ -191,7 +211,7 @@ class Page:
             return ""
         by, clock = self._defaults()
         times = gaps.times() - (np.repeat(gaps.origin_s, gaps.count) if clock == "run" else 0.0)
-        series = np.repeat(series_of(getattr(gaps, by)), gaps.count)
+        series = np.repeat(series_of(self._keys(by)), gaps.count)
         picture = still_picture(times, gaps.gap_s.astype(float), series, SERIES)
         fewer = f"The page holds {len(gaps):,} of {gaps.total:,} dots. " if gaps.total > len(gaps) else ""
         return (
@@ -220,10 +240,11 @@ class Page:
                 ("scale", "linear scale"),
             )
         )
+        axes = "".join(f'<option value="{escaped(axis)}">{escaped(axis)}</option>' for axis in self._axes())
         return (
             f'<div class="tools"><label>measurement <select id="part">{every}{options}</select></label>'
             '<label>colour by <select id="by"><option value="replica">replica</option><option value="run">run</option>'
-            '<option value="part">measurement</option></select></label>'
+            f'<option value="part">measurement</option>{axes}</select></label>'
             '<label>clock <select id="clock"><option value="run">start of the run</option>'
             f'<option value="session">session</option></select></label>{buttons}</div>'
         )
@@ -274,6 +295,7 @@ class Page:
             "origin_s": _packed(gaps.origin_s, "<f8"),
             "gap_s": _packed(gaps.gap_s, "<f4"),
             "names": [part.short for part in self.contents.parts],
+            "axes": {axis: {"values": words, "of": places} for axis, (words, places) in self._axes().items()},
             "by": by,
             "clock": clock,
             "unit": {"scale": scale, "name": unit},

@@ -63,14 +63,23 @@
 
   const state = { part: -1, by: store.dots.by, clock: store.dots.clock, log: true, off: new Set(), range: null, unit: null };
 
+  // What the colour goes by: a column of the requests, or the value of an axis that their measurement has.
+  const columns = {};
+  const columnOf = () => {
+    const axis = store.dots.axes[state.by];
+    if (!axis) return dots[state.by];
+    columns[state.by] ||= dots.part.map((part) => axis.of[part]);
+    return columns[state.by];
+  };
+
   // Groups of the legend: at most 16 by themselves, more in bands of neighbours.
   const groupsOf = () => {
-    const column = dots[state.by], seen = new Set();
+    const column = columnOf(), axis = store.dots.axes[state.by], seen = new Set();
     for (let request = 0; request < column.length; request++) {
       if (state.part < 0 || dots.part[request] === state.part) seen.add(column[request]);
     }
     const keys = [...seen].sort((a, b) => a - b), place = new Map();
-    const word = (key) => (state.by === 'part' ? store.dots.names[key] : `${state.by} ${key}`);
+    const word = (key) => (axis ? `${state.by}=${axis.values[key]}` : state.by === 'part' ? store.dots.names[key] : `${state.by} ${key}`);
     if (keys.length <= 16) {
       keys.forEach((key, index) => place.set(key, index));
       return { place, names: keys.map(word) };
@@ -89,7 +98,7 @@
   // highest, then the gaps farthest from the median, then a random part of the rest, always the same.
   const choose = (groups) => {
     const [low, high, down, up] = state.range || [-Infinity, Infinity, -Infinity, Infinity];
-    const column = dots[state.by], inView = new Int32Array(dots.total);
+    const column = columnOf(), inView = new Int32Array(dots.total);
     let count = 0, least = Infinity, most = -Infinity;
     for (let dot = 0; dot < dots.total; dot++) {
       const request = dots.owner[dot];
@@ -139,7 +148,7 @@
 
   // Layers of every group in turn, each dot in a layer by chance: no group lies on top of all others.
   const traces = () => {
-    const { shown, count } = choose(groups), column = dots[state.by], sets = [];
+    const { shown, count } = choose(groups), column = columnOf(), sets = [];
     const layers = groups.names.length > 4 ? LAYERS / 2 : groups.names.length > 1 ? LAYERS : 1;
     for (let layer = 0; layer < layers; layer++) for (let group = 0; group < groups.names.length; group++) sets.push([]);
     for (const dot of shown) {

@@ -182,7 +182,7 @@ def _entry_field(entry: Entry | None, unit: str, *, brief: bool) -> Field:
     return Field(format_value(entry.value, unit), repr(entry.value), entry.best, ", ".join(filter(None, notes)))
 
 
-def front_table(cells: Sequence[FrontCell], most: int = 40) -> TextTable:
+def front_table(cells: Sequence[FrontCell], most: int = 20) -> TextTable:
     """The Pareto front, fewest CPUs first, with each cell's probability to be on it."""
     chosen = [cell for cell in cells if cell.on_front or (cell.probability or 0) >= 0.1]
     chosen.sort(key=lambda cell: (cell.row.cpus, cell.row.value("tpot")))

@@ -50,7 +50,9 @@ class Row:
         """
         rest = dict(self.cell)
         replicas, cpus = rest.pop("replicas", 1), rest.pop("cpus", "all")
-        words = [f"{replicas} replica{'' if str(replicas) == '1' else 's'} x {cpus} CPUs"]
+        words = [
+            f"{replicas} replica{'' if str(replicas) == '1' else 's'} x {cpus} CPU{'' if str(cpus) == '1' else 's'}"
+        ]
         words += [str(rest.pop("hyperthreads"))] if "hyperthreads" in rest else []
         extra = [f"{axis}={value}" for axis, value in rest.items()]
         return ", ".join([" ".join(words), *extra])

@@ -216,6 +216,14 @@ def test_a_series_is_hidden_and_shown_by_its_button(opened: Opened) -> None:
     assert opened.drawn()[1] == there
 
 
+def test_colour_follows_the_axis_that_is_chosen(opened: Opened) -> None:
+    for axis, names in (("hyperthreads", ["hidden", "paired"]), ("replicas", ["1", "2", "4"])):
+        choose = "document.getElementById('by')"
+        opened.redrawn(f"{choose}.value = '{axis}'; {choose}.dispatchEvent(new Event('change'))")
+        shown = opened.ask("[...document.querySelectorAll('#legend button')].map((each) => each.textContent)")
+        assert shown == [f"{axis}={name}" for name in names]
+
+
 def test_the_other_plots_are_drawn_when_they_come_into_view(opened: Opened) -> None:
     for name in ("distribution", "scaling-throughput-cpus", "front"):
         opened.ask(f"document.getElementById('{name}').scrollIntoView()")
@@ -227,7 +235,9 @@ def test_tables_are_saved_as_csv(opened: Opened) -> None:
     with opened.page.expect_download() as started:
         opened.page.click('[data-table="cells"][data-kind="csv"]')
     text = Path(started.value.path()).read_text()
-    assert text.splitlines()[0].startswith("replicas,cpus,hyperthreads,node,snc,model,session,")
+    header = text.splitlines()[0].split(",")
+    assert header[:3] == ["replicas", "cpus", "hyperthreads"]
+    assert {"node", "model", "CPUs allocated", "tpot", "throughput", "simulated"} < set(header)
     assert len(text.splitlines()) == 19
 
 
