@@ -88,7 +88,7 @@ def archive_name(archive: bytes) -> str:
     """What an archive is called in a pod: by its content.
 
     >>> archive_name(b"zip")
-    'worker-9d0ac6a2b5d0.zip'
+    'worker-4a70fe9aa643.zip'
     """
     return f"worker-{hashlib.sha256(archive).hexdigest()[:12]}.zip"
 
