@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -181,3 +182,8 @@ _CONTENTS = st.none() | st.text(alphabet="019 -:[]/.,a\n", max_size=30)
 @given(changes=st.dictionaries(st.sampled_from(sorted(good_files())), _CONTENTS, max_size=6))
 def test_no_content_of_a_file_stops_the_doctor(changes: dict[str, str | None]) -> None:
     assert len(examine(examined(changes))) >= 15
+
+
+def test_every_check_is_documented() -> None:
+    document = (Path(__file__).parents[2] / "docs/doctor.md").read_text()
+    assert [check.name for check in CHECKS if f"\n| {check.name} |" not in document] == []

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.machines.machine import Boot, boot
+from tests.machines.model import write_model
 from tests.machines.selection import IN_GUEST, Session, fits, plan, results_of, script
 from tests.machines.shapes import SHAPES, Shape
 
@@ -119,6 +120,7 @@ class InsideItem(pytest.Item):
         for item in self.session.items:
             if isinstance(item, InsideItem) and item.shape == self.shape:
                 sessions.setdefault(item.user, Session(item.user, [])).tests.append(item.inside)
+        write_model()
         capture = self.config.pluginmanager.getplugin("capturemanager")
         verbose = self.config.get_verbosity() > 0
         with capture.global_and_fixture_disabled():

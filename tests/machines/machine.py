@@ -24,7 +24,7 @@ from tests.machines.kernel import cache_folder, find_kernel, write_initramfs
 from tests.machines.shapes import Shape
 from tests.tools import missing, needs
 
-_SILENCE_S = 300.0
+_SILENCE_S = 900.0
 _EXIT = "exit status "
 # One line for every CPU and feature that software emulation does not have.
 _NOISE = "qemu-system-x86_64: warning: TCG doesn't support requested feature"
@@ -44,7 +44,8 @@ class Boot:
 def boot(shape: Shape, script: str, hear: Callable[[str], None] = lambda _: None) -> Boot:
     """Run a shell script as root in a machine of that shape; `hear` gets each console line as it comes.
 
-    Lines that the script writes to /dev/ttyS1 are the result. A machine that says nothing for five minutes is ended.
+    Lines that the script writes to /dev/ttyS1 are the result. A machine that says nothing for 15 minutes is
+    ended.
     """
     qemu = needs("qemu-system-x86_64", package="qemu-system-x86")
     if os.geteuid() != 0:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tests.machines.kernel import cache_folder
 from tests.machines.machine import Boot
 from tests.machines.shapes import ISOLATED, LARGE, MEMORY_ONLY, NO_HYPERTHREADS, SHAPES, SNC2, TWO_SOCKETS, Shape
 
@@ -96,11 +97,12 @@ def script(shape: Shape, sessions: Iterable[Session], root: Path) -> str:
         f"cd {shlex.quote(str(root))}",
         "export PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp NO_COLOR=1",
         f"export {IN_GUEST}={shape.name} NRIPERF_ALL={'1' if everything() else ''}",
+        f"export XDG_CACHE_HOME={shlex.quote(str(cache_folder().parent))}",
         "status=0",
     ]
     for session in sessions:
         command = [str(python), "-m", "pytest", "-v", "-p", "no:cacheprovider", "-p", "pytest_nriperf.plugin"]
-        command += ["-o", "faulthandler_timeout=240", "--tb=short", *session.tests]
+        command += ["-o", "faulthandler_timeout=1200", "--tb=short", *session.tests]
         if session.user != ROOT:
             command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *command]
         lines.append(f"echo {shlex.quote(json.dumps({'session': session.user}))} > {RESULTS}")

@@ -71,7 +71,7 @@ class Shape:
 
 
 SNC2 = Shape("2s4c2t-snc2", sockets=2, cores=4, threads=2, snc=2)
-TWO_SOCKETS = Shape("2s3c2t", sockets=2, cores=3, threads=2)
+TWO_SOCKETS = Shape("2s3c2t", sockets=2, cores=3, threads=2, node_mib=1536)
 NO_HYPERTHREADS = Shape("1s4c1t", sockets=1, cores=4, threads=1, node_mib=1024)
 MEMORY_ONLY = Shape("2s2c2t-cxl", sockets=2, cores=2, threads=2, memory_only=1)
 ISOLATED = Shape("2s4c2t-isolated", sockets=2, cores=4, threads=2, isolated="2-3,12-13")

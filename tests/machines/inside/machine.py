@@ -8,6 +8,7 @@ from pytest_nriperf.provision.local import LocalProvisioner
 from pytest_nriperf.topology import read_topology
 from pytest_nriperf.units import parse_cpus
 from tests.machines.shapes import Shape
+from tests.topology.test_hwloc import check, lstopo
 
 _CPU = Path("/sys/devices/system/cpu")
 _NODE = Path("/sys/devices/system/node")
@@ -33,3 +34,7 @@ def test_the_kernel_and_we_see_the_shape_that_was_asked_for(shape: Shape) -> Non
 def test_isolated_cpus_are_seen_and_not_ours_to_give(shape: Shape) -> None:
     assert read_topology().isolated == parse_cpus(shape.isolated)
     assert not LocalProvisioner().describe().allowed & parse_cpus(shape.isolated)
+
+
+def test_hwloc_sees_the_same_machine() -> None:
+    check(read_topology(), lstopo(None))
