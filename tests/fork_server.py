@@ -48,6 +48,9 @@ def main() -> None:
             status = 70
             try:
                 status = run(order)
+            except KeyboardInterrupt:
+                # Before pytest has begun or after it has ended.
+                status = 2
             finally:
                 sys.stdout.flush()
                 sys.stderr.flush()
