@@ -70,7 +70,7 @@ class Llm:
 
         `prompt` is a text, a list of texts taken in turn, or a scenario: a callable that gets `generate` and drives
         it (several turns, tools). `prompt_tokens` makes a prompt of that many tokens up instead. `warmup` requests
-        before each run are recorded and not judged. `timeout` is in seconds a run. The number of runs comes from
+        before each run are recorded and not judged. `timeout` is in seconds a request. The number of runs comes from
         `--nri-runs`; with variants it is the number of pairs. All is on disk before this returns; raises WorkerError
         when an engine fails.
         """

@@ -63,7 +63,7 @@ def workload(
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise SpecError(f"measure: {name} = {value!r} is no whole number from {least}", f"write {name}={least}")
     if timeout_s <= 0:
-        raise SpecError(f"measure: timeout = {timeout_s!r} is not above 0", "give seconds that a run may take")
+        raise SpecError(f"measure: timeout = {timeout_s!r} is not above 0", "give seconds that a request may take")
     if (prompt is None) == (prompt_tokens is None):
         raise SpecError(
             "measure: give either a prompt (text, list of texts or scenario) or prompt_tokens",
