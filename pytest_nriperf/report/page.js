@@ -19,14 +19,18 @@
     }
     return value;
   };
-  const config = { responsive: true, displaylogo: false, plotGlPixelRatio: Math.max(1, devicePixelRatio || 1), modeBarButtonsToRemove: ['select2d', 'lasso2d'],
+  const config = { responsive: true, displaylogo: false, plotGlPixelRatio: Math.max(1, devicePixelRatio || 1), plotlyServerURL: '', // nothing of the page may leave this machine: no button that uploads it
+    modeBarButtonsToRemove: ['select2d', 'lasso2d', 'sendChartToCloud'],
     modeBarButtonsToAdd: [{ name: 'Save as SVG', icon: Plotly.Icons.disk,
       click: (div) => Plotly.downloadImage(div, { format: 'svg', filename: div.id || 'plot', width: 1100, height: 520 }) }] };
+
+  const modebar = () => ({ bgcolor: 'rgba(0,0,0,0)', color: colour('quiet'), activecolor: colour('text') });
 
   // ------------------------------------------------------------------ figures other than the dots
   const drawn = new Set();
   const draw = (div) => {
     const figure = themed(store.figures[div.dataset.figure]);
+    figure.layout.modebar = modebar();
     if (div.clientWidth < 700) figure.layout.legend = { orientation: 'h', x: 0, y: -0.3 };
     Plotly.react(div, figure.data, figure.layout, config);
     drawn.add(div);
@@ -170,7 +174,7 @@
     const axis = { gridcolor: colour('grid'), zerolinecolor: colour('grid') };
     const clock = state.clock === 'run' ? 'seconds since the start of the run' : 'seconds since the session\'s first request';
     const made = { font: { color: colour('text'), size: 13, family: 'system-ui, sans-serif' }, paper_bgcolor: 'rgba(0,0,0,0)', plot_bgcolor: 'rgba(0,0,0,0)',
-      margin: { l: 70, r: 15, t: 25, b: 50 }, hovermode: 'closest', dragmode: 'zoom', hoverdistance: 12,
+      modebar: modebar(), margin: { l: 70, r: 15, t: 25, b: 50 }, hovermode: 'closest', dragmode: 'zoom', hoverdistance: 12,
       xaxis: { ...axis, title: { text: clock } },
       yaxis: { ...axis, title: { text: `gap between token events, ${state.unit.name}` }, type: state.log ? 'log' : 'linear' } };
     if (state.range) {

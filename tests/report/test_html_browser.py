@@ -148,6 +148,16 @@ def test_the_page_is_alive_without_an_error_and_without_the_network(opened: Open
     assert [url for url in opened.requested if not url.startswith(("file:", "data:", "blob:"))] == []
 
 
+def test_no_button_sends_anything_away(opened: Opened) -> None:
+    opened.ask("document.getElementById('front').scrollIntoView()")
+    opened.page.wait_for_selector("#front .modebar-btn", state="attached", timeout=20_000)
+    titles = opened.ask("[...document.querySelectorAll('.modebar-btn')].map((each) => each.dataset.title)")
+    assert "Download plot as a PNG" in titles
+    assert "Save as SVG" in titles
+    assert not [title for title in titles if "hare" in title or "loud" in title]
+    assert opened.ask("document.getElementById('dots-plot')._context.plotlyServerURL") == ""
+
+
 def test_the_verdicts_stand_first_and_the_still_picture_is_there_before_the_scripts(opened: Opened) -> None:
     first = opened.ask("document.querySelector('main section').id")
     assert first == "verdicts"
