@@ -125,6 +125,14 @@ class Recalling(Provisioner, Protocol):
         """The node as it was seen last, from a cache on this machine, None when it never was. Starts nothing."""
 
 
+@runtime_checkable
+class ChecksModels(Protocol):
+    """A node where not every model can run: asked before an engine is made."""
+
+    def check_model(self, choice: ModelChoice) -> None:
+        """Raises SettingsError naming the setting that is missing."""
+
+
 # ---------------------------------------------------------------------------------------------- what: generate
 
 

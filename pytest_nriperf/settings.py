@@ -126,6 +126,7 @@ class Settings:
     disturbances: Mapping[str, float] = field(default_factory=dict)
     reserved: frozenset[int] = frozenset()
     resume: bool = False
+    manage: bool = False
     dry_run: bool = False
     cell_runs: RunPlan = RunPlan(1, 1)
     axes: tuple[str, ...] = ()
@@ -250,7 +251,7 @@ def _convert(key: str, value: Any) -> Any:
             return {str(fact): float(limit) for fact, limit in dict(value).items()}
         if key == "collect" and isinstance(value, list):
             return ",".join(value)
-        if key in ("resume", "dry_run"):
+        if key in ("resume", "dry_run", "manage"):
             return value if isinstance(value, bool) else str(value).lower() in ("1", "true", "yes", "on")
     except (TypeError, ValueError) as error:
         raise SettingsError(f"{key} = {value!r} cannot be read", "see the README for its form") from error

@@ -44,6 +44,7 @@ OWNERS = {
     "accelerate": "generate/child/transformers_engine.py",
     "kubernetes": "provision/cluster.py",
     "urllib3": "provision/cluster.py",
+    "websocket": "provision/cluster.py",
     "plotly": "report/figures.py",
 }
 EVERYWHERE = {"numpy", "scipy"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import shutil
 import textwrap
@@ -18,6 +19,8 @@ from pytest_nriperf.collect.health import counter_facts
 from pytest_nriperf.doctor import CHECKS, LEVELS, Examined, Finding, examine
 from pytest_nriperf.errors import ProvisionError, UsageError
 from pytest_nriperf.provision.cgroups import find_hierarchy
+from pytest_nriperf.provision.checkup import checkup
+from pytest_nriperf.provision.kubernetes import kubernetes_provisioner
 from pytest_nriperf.provision.local import LocalProvisioner, read_local
 from pytest_nriperf.provision.memory_policy import why_memory_cannot_be_bound
 from pytest_nriperf.provision.node_lock import check_lock
@@ -31,6 +34,7 @@ _TWICE = ("/proc/stat",)
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
+    parser.add_argument("--node", default="local", metavar="NODE", help="a profile or Kubernetes node (default local)")
     parser.add_argument("--sysfs", type=Path, metavar="FILE", help="examine a snapshot of another node's files")
     parser.add_argument(
         "--seconds", type=float, default=1.0, metavar="S", help="how long to watch for load and steal (default 1)"
@@ -47,13 +51,46 @@ def run(options: argparse.Namespace) -> int:
         return 0
     if options.seconds < 0:
         raise UsageError(f"--seconds={options.seconds:g} is negative", "write for example --seconds=2")
-    node = _snapshot(options.sysfs) if options.sysfs else _here(options.seconds)
-    findings = examine(node)
+    findings: list[Finding] = []
+    if options.node != "local":
+        far, findings = _far(options.node)
+        if far is None:
+            return _told(options, options.node, findings)
+        node = far
+    else:
+        node = _snapshot(options.sysfs) if options.sysfs else _here(options.seconds)
+    findings += examine(node)
     if options.json:
         print(json.dumps({"node": node.topology.summary(), "findings": [asdict(each) for each in findings]}, indent=1))
     else:
         print(_drawn(node, findings, everything=options.all))
     return int(any(finding.level == "spoils" for finding in findings))
+
+
+def _told(options: argparse.Namespace, title: str, findings: Sequence[Finding]) -> int:
+    """What was found of a node whose files could not be read."""
+    if options.json:
+        print(json.dumps({"node": title, "findings": [asdict(each) for each in findings]}, indent=1))
+    else:
+        print("\n".join([title, "", *(line for each in findings for line in _entry(each, 100))]))
+    return int(any(finding.level == "spoils" for finding in findings))
+
+
+def _far(name: str) -> tuple[Examined | None, list[Finding]]:
+    """A Kubernetes node: what a session would stumble over, and its files when a pod could read them."""
+    findings = []
+    with contextlib.closing(kubernetes_provisioner(name, read_settings(Path.cwd()))) as node:
+        for fact in checkup(node):
+            if fact.wrong:
+                effect = "no measurement can start"
+                mend = fact.mend or "see docs/kubernetes.md"
+                findings.append(Finding(fact.name, "spoils", fact.found, effect, "certain", mend))
+            else:
+                findings.append(Finding(fact.name, "good", fact.found))
+        if any(finding.level == "spoils" for finding in findings):
+            return None, findings
+        description = node.describe()
+        return Examined(read=description.read, topology=node.topology(), allowed=description.allowed), findings
 
 
 def _here(seconds: float) -> Examined:

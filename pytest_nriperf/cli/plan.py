@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 from collections import Counter
 from pathlib import Path
@@ -11,7 +12,11 @@ from textwrap import fill
 from pytest_nriperf.balloons import BalloonSpec, Placement, most_replicas, place
 from pytest_nriperf.balloons.tree import TIES
 from pytest_nriperf.cli.topology import find_node
+from pytest_nriperf.generate.archive import worker_archive
+from pytest_nriperf.provision.kubernetes import kubernetes_provisioner
+from pytest_nriperf.provision.manifests import to_yaml
 from pytest_nriperf.report.map import draw, draw_replicas, machine_map
+from pytest_nriperf.settings import read_settings
 from pytest_nriperf.topology import Topology
 from pytest_nriperf.topology.simulated import SHAPE_HELP
 from pytest_nriperf.units import parse_cpus
@@ -39,7 +44,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = f"{TEACHING}{fill(SHAPE_HELP, 96)}\n\n{parser.epilog}"
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("--node", default="local", metavar="NODE", help="local, or a simulated one: sim:2s64c2t-snc2")
+    where.add_argument(
+        "--node",
+        default="local",
+        metavar="NODE",
+        help="local, sim:2s64c2t-snc2, a profile or Kubernetes node: prints the manifests",
+    )
     where.add_argument("--sysfs", type=Path, metavar="DIR|FILE", help="the node of a sysfs tree or snapshot")
     parser.add_argument(
         "--balloon",
@@ -51,12 +61,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--allowed", metavar="CPUS", help="CPUs that may be given, else all that we may use")
     parser.add_argument("--reserved", metavar="CPUS", help="CPUs to keep for the system, else those of the settings")
     parser.add_argument("--ties", choices=TIES, default="upstream", help="order of equal choices (%(default)s)")
+    parser.add_argument(
+        "--manage", action="store_true", help="on a Kubernetes node: with the policy that we would write"
+    )
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
 
 
 def run(options: argparse.Namespace) -> int:
     """Place the balloon and print it. Exit status 0; a balloon that does not fit raises PlacementError."""
     spec = BalloonSpec.parse(options.balloon)
+    if options.sysfs is None and options.node != "local" and not options.node.startswith("sim:"):
+        return _far(options, spec)
     node = find_node(options.node, options.sysfs)
     topology = node.topology
     allowed = node.allowed if options.allowed is None else parse_cpus(options.allowed)
@@ -71,6 +86,23 @@ def run(options: argparse.Namespace) -> int:
     print(draw(machine))
     print(f"\n{describe(placement, topology)}\nroom for {most} such replica{'s' if most > 1 else ''}\n")
     print(draw_replicas(placement, topology))
+    return 0
+
+
+def _far(options: argparse.Namespace, spec: BalloonSpec) -> int:
+    """On a Kubernetes node: the manifests, with what is drawn elsewhere as comments before them."""
+    settings = read_settings(Path.cwd()).with_values({"manage": options.manage or None})
+    with contextlib.closing(kubernetes_provisioner(options.node, settings, worker_archive)) as node:
+        topology, description = node.topology(), node.describe()
+        placement = place(spec, topology, allowed=description.allowed, reserved=description.reserved)
+        documents = node.documents(spec)
+    if options.json:
+        print(json.dumps({**placement.as_dict(), "sizes": placement.sizes_text, "manifests": documents}, indent=1))
+        return 0
+    told = f"{describe(placement, topology)}\n{draw_replicas(placement, topology)}\nCPU numbers are a prediction."
+    print("\n".join(f"# {line}".rstrip() for line in told.splitlines()))
+    for document in documents:
+        print(f"---\n{to_yaml(document)}")
     return 0
 
 

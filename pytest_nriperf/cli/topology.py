@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pytest_nriperf.errors import UsageError
+from pytest_nriperf.provision.kubernetes import kubernetes_provisioner
 from pytest_nriperf.report.map import draw, draw_distances, draw_facts, machine_map
 from pytest_nriperf.settings import read_settings
 from pytest_nriperf.topology import Topology, allowed_cpus, read_topology, simulated_topology, write_snapshot
@@ -89,7 +91,6 @@ def find_node(node: str, sysfs: Path | None) -> PlannedNode:
     if node.startswith("sim:"):
         topology = simulated_topology(node)
         return PlannedNode(topology, topology.online)
-    raise UsageError(
-        f"node {node!r} is neither local nor simulated",
-        "pack its topology there with: nriperf topology --snapshot FILE, and read it here with: --sysfs FILE",
-    )
+    with contextlib.closing(kubernetes_provisioner(node, read_settings(Path.cwd()))) as far:
+        description = far.describe()
+        return PlannedNode(far.topology(), description.allowed, description.reserved)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from pytest_nriperf.seams import Provisioner
 from pytest_nriperf.settings import Settings
 
 __all__ = ["provisioner_for"]
 
 
-def provisioner_for(node: str, settings: Settings, archive: bytes = b"") -> Provisioner:
-    """The provisioner of a node as `--nri-node` names it. `archive` is what workers will be started from: it can
-    travel to a far node in advance."""
+def provisioner_for(node: str, settings: Settings, archive: Callable[[], bytes] = bytes) -> Provisioner:
+    """The provisioner of a node as `--nri-node` names it. `archive` gives what workers will be started from:
+    it can travel to a far node in advance."""
     if node == "local":
         from pytest_nriperf.provision.local import LocalProvisioner
 

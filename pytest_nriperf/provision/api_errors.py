@@ -34,10 +34,9 @@ def no_configuration(context: str, text: str) -> SettingsError:
     )
 
 
-def api_failure(error: Any, title: str, words: Mapping[str, Any]) -> ApiFailure:
-    """A refusal of the API server; `title` is the kind's name, `words` the call's arguments."""
-    body = _status_of(error.body)
-    status = int(error.status or 0)
+def api_failure(status: int, answer: bytes, title: str, name: str) -> ApiFailure:
+    """A refusal of the API server; `title` is the kind's name."""
+    body = _status_of(answer)
     message, reason = str(body.get("message", "")), str(body.get("reason", ""))
     if not body and status == 404:
         return ApiFailure(
@@ -47,8 +46,7 @@ def api_failure(error: Any, title: str, words: Mapping[str, Any]) -> ApiFailure:
             status=404,
             reason="NotInstalled",
         )
-    named = words.get("name") or (words.get("body") or {}).get("metadata", {}).get("name", "")
-    subject = f"{title} {named}".strip()
+    subject = f"{title} {name}".strip()
     if status == 401:
         next_step = "check `kubectl auth whoami`: the token or certificate has expired or is of another cluster"
         return ApiFailure("the cluster does not accept our credentials", next_step, status=401, reason="Unauthorized")
@@ -60,7 +58,7 @@ def api_failure(error: Any, title: str, words: Mapping[str, Any]) -> ApiFailure:
         for cause in (body.get("details") or {}).get("causes") or []
         if cause.get("field") not in ("<nil>", "patch")
     ]
-    text = "; ".join(causes) if causes and status == 422 else message or str(error.reason)
+    text = "; ".join(causes) if causes and status == 422 else message or f"HTTP {status}"
     return ApiFailure(f"{subject}: {text[:600]}", "", status=status, reason=reason)
 
 
@@ -84,11 +82,11 @@ def forbidden(message: str) -> ApiFailure:
     )
 
 
-def exec_failure(error: Any, name: str, namespace: str) -> Exception:
+def exec_failure(text: str, name: str) -> Exception:
     """The client hides the code of a refused upgrade in its text."""
-    match = re.search(r"Handshake status (\d+) .*?-\+-\+- (.*?) -\+-\+- (.*)", str(error.reason), re.DOTALL)
+    match = re.search(r"Handshake status (\d+) .*?-\+-\+- (.*?) -\+-\+- (.*)", text, re.DOTALL)
     if match is None:
-        return ConnectionLost(str(error.reason)[:300])
+        return ConnectionLost(text[:300])
     status, text = int(match[1]), match[3].strip()
     if text.startswith(("b'", 'b"')):
         text = text[2:-1]
@@ -100,7 +98,7 @@ def exec_failure(error: Any, name: str, namespace: str) -> Exception:
         # With `get` alone the server refuses without a word.
         return ApiFailure(
             f"exec into pod {name} is forbidden, probably for lack of the verb create on pods/exec",
-            f"grant get AND create on pods/exec, check with: kubectl auth can-i create pods/exec -n {namespace}",
+            "grant get AND create on pods/exec, check with: kubectl auth can-i create pods/exec -n NAMESPACE",
             status=403,
             reason="Forbidden",
         )
@@ -117,8 +115,7 @@ def _status_of(body: Any) -> Json:
     return found if isinstance(found, dict) else {}
 
 
-def retry_after(error: Any) -> float:
+def retry_after(headers: Mapping[str, str]) -> float:
     """After how many seconds the server wants to be asked again."""
-    headers = error.headers or {}
-    text = headers.get("Retry-After") or headers.get("retry-after") or "0"
+    text = next((value for key, value in headers.items() if key.lower() == "retry-after"), "0")
     return float(text) if re.fullmatch(r"\d+(\.\d+)?", text) else 0.0

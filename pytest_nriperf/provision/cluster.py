@@ -1,6 +1,7 @@
 """The cluster's API through the official client: plain dictionaries in and out, errors of ours, retries where safe.
 
-Objects are read raw, never as the client's models, so that fields which a version of the client does not know pass.
+Of the client its configuration, connections and WebSockets are used, not its models and API classes: they take seconds
+to import, and drop fields that their version does not know before the server could complain about them.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import quote, urlencode
 
 from pytest_nriperf.errors import EnvironmentFault
 from pytest_nriperf.provision.api_errors import ApiFailure, api_failure, exec_failure, no_configuration, retry_after
@@ -26,31 +28,52 @@ PATIENCE_S = 30.0
 
 @dataclass(frozen=True)
 class Resource:
-    """How the client reaches a kind: its API class and the noun in its methods; custom ones by group and plural."""
+    """A kind by the words of its path; the core group's name is empty."""
 
-    noun: str
-    api: str = "CoreV1Api"
+    plural: str
     group: str = ""
     version: str = "v1"
-    plural: str = ""
 
     @property
     def title(self) -> str:
         """As RBAC and kubectl name it."""
-        name = self.plural or self.noun.replace("namespaced_", "").replace("_", "") + "s"
-        return f"{name}.{self.group}" if self.group else name
+        return f"{self.plural}.{self.group}" if self.group else self.plural
+
+    def path(self, namespace: str = "", name: str = "", sub: str = "") -> str:
+        """Of a collection or an object."""
+        root = f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
+        words = [root, *(["namespaces", namespace] if namespace else []), self.plural, name, sub]
+        return "/".join(quote(word, safe="/") for word in words if word)
 
 
-PODS = Resource("namespaced_pod")
-NODES = Resource("node")
-CONFIG_MAPS = Resource("namespaced_config_map")
-EVENTS = Resource("namespaced_event")
-LEASES = Resource("namespaced_lease", "CoordinationV1Api", "coordination.k8s.io", plural="leases")
-DAEMON_SETS = Resource("namespaced_daemon_set", "AppsV1Api", "apps", plural="daemonsets")
-POLICIES = Resource("namespaced_custom_object", "CustomObjectsApi", "config.nri", "v1alpha1", "balloonspolicies")
-ZONES = Resource(
-    "cluster_custom_object", "CustomObjectsApi", "topology.node.k8s.io", "v1alpha2", "noderesourcetopologies"
-)
+PODS = Resource("pods")
+NODES = Resource("nodes")
+CONFIG_MAPS = Resource("configmaps")
+EVENTS = Resource("events")
+LEASES = Resource("leases", "coordination.k8s.io")
+DAEMON_SETS = Resource("daemonsets", "apps")
+POLICIES = Resource("balloonspolicies", "config.nri", "v1alpha1")
+ZONES = Resource("noderesourcetopologies", "topology.node.k8s.io", "v1alpha2")
+REVIEWS = Resource("selfsubjectaccessreviews", "authorization.k8s.io")
+
+
+@dataclass
+class Call:
+    """One request; `failures` are the tries that went wrong before."""
+
+    method: str
+    resource: Resource
+    namespace: str = ""
+    name: str = ""
+    sub: str = ""
+    query: dict[str, str] = field(default_factory=dict)
+    body: Json | None = None
+    failures: list[ApiFailure] = field(default_factory=list)
+
+    @property
+    def path(self) -> str:
+        """Without the query."""
+        return self.resource.path(self.namespace, self.name, self.sub)
 
 
 class Cluster:
@@ -64,7 +87,6 @@ class Cluster:
             raise EnvironmentFault(
                 "the kubernetes package is not installed", "pip install 'pytest-nriperf[kubernetes]'"
             ) from error
-        self._client = client
         try:
             configuration = client.Configuration()
             _load(config, configuration, context)
@@ -76,6 +98,8 @@ class Cluster:
         self.context = context
         self.address = str(configuration.host)
         self._api = client.ApiClient(configuration)
+        # Whether connections stay open between calls: while a node is held. Nobody closes them otherwise.
+        self.keep = False
 
     def close(self) -> None:
         """End idle connections."""
@@ -86,9 +110,8 @@ class Cluster:
 
     def get(self, resource: Resource, name: str, namespace: str = "") -> Json | None:
         """An object, None when it is not there. Raises ApiFailure, also when its kind is not installed."""
-        words = {"name": name} | ({"namespace": namespace} if namespace else {})
         try:
-            return self._call(resource, "get" if resource.api == "CustomObjectsApi" else "read", words)
+            return self._json(Call("GET", resource, namespace, name))
         except ApiFailure as error:
             if error.status == 404 and error.reason == "NotFound":
                 return None
@@ -96,30 +119,23 @@ class Cluster:
 
     def find(self, resource: Resource, namespace: str = "", *, labels: str = "", fields: str = "") -> list[Json]:
         """Objects of a namespace, or of all. Pages are put together."""
-        words: Json = {"namespace": namespace} if namespace else {}
-        words |= {key: value for key, value in (("label_selector", labels), ("field_selector", fields)) if value}
-        noun = resource.noun
-        if not namespace and noun.startswith("namespaced_"):
-            noun = f"{noun.removeprefix('namespaced_')}_for_all_namespaces"
+        query = {"limit": "500", "labelSelector": labels, "fieldSelector": fields, "continue": ""}
         found: list[Json] = []
-        more = ""
         while True:
-            page = self._call(resource, "list", {**words, "limit": 500, **({"_continue": more} if more else {})}, noun)
+            page = self._json(Call("GET", resource, namespace, query=query))
             found += page["items"]
-            more = page.get("metadata", {}).get("continue", "")
-            if not more:
+            query["continue"] = (page.get("metadata") or {}).get("continue") or ""
+            if not query["continue"]:
                 return found
 
-    def create(self, resource: Resource, body: Json, *, dry_run: bool = False) -> Json:
+    def create(self, resource: Resource, body: Json) -> Json:
         """A new object. When an answer was lost and the object is there with our body's labels, it is taken as done."""
         metadata = body["metadata"]
-        words = {"namespace": metadata["namespace"]} if "namespace" in metadata else {}
-        words |= {"body": body, "field_validation": "Strict", **({"dry_run": "All"} if dry_run else {})}
-        tries: list[ApiFailure] = []
+        call = Call("POST", resource, metadata.get("namespace", ""), query={"fieldValidation": "Strict"}, body=body)
         try:
-            return self._call(resource, "create", words, tries=tries)
+            return self._json(call)
         except ApiFailure as error:
-            if error.reason == "AlreadyExists" and tries:
+            if error.reason == "AlreadyExists" and call.failures:
                 found = self.get(resource, metadata["name"], metadata.get("namespace", ""))
                 if found is not None and _carries(found, body):
                     return found
@@ -131,28 +147,24 @@ class Cluster:
         A lost answer makes the second try a conflict with ourselves: it is recognised by the stored content.
         """
         metadata = body["metadata"]
-        words = {"name": metadata["name"], "body": body, "field_validation": "Strict"}
-        words |= {"namespace": metadata["namespace"]} if "namespace" in metadata else {}
-        tries: list[ApiFailure] = []
+        namespace, name = metadata.get("namespace", ""), metadata["name"]
+        call = Call("PUT", resource, namespace, name, query={"fieldValidation": "Strict"}, body=body)
         try:
-            return self._call(resource, "replace", words, tries=tries)
+            return self._json(call)
         except ApiFailure as error:
-            if error.reason == "Conflict" and tries:
-                found = self.get(resource, metadata["name"], metadata.get("namespace", ""))
+            if error.reason == "Conflict" and call.failures:
+                found = self.get(resource, name, namespace)
                 if found is not None and is_part_of(body.get("spec"), found.get("spec")) and _carries(found, body):
                     return found
             raise
 
-    def delete(self, resource: Resource, name: str, namespace: str = "", *, uid: str = "", grace_s: int = -1) -> bool:
-        """Delete an object; False when it was gone. With `uid` only that very object. Never a grace of 0."""
+    def delete(self, resource: Resource, name: str, namespace: str = "", *, uid: str = "") -> bool:
+        """Delete an object, pods with their own grace; False when it was gone. With `uid` only that very object."""
         options: Json = {"apiVersion": "v1", "kind": "DeleteOptions"}
         if uid:
             options["preconditions"] = {"uid": uid}
-        if grace_s >= 0:
-            options["gracePeriodSeconds"] = max(1, grace_s)
-        words = {"name": name, "body": options} | ({"namespace": namespace} if namespace else {})
         try:
-            self._call(resource, "delete", words)
+            self._json(Call("DELETE", resource, namespace, name, body=options))
         except ApiFailure as error:
             if error.status == 404 or (uid and error.reason == "Conflict"):
                 return False
@@ -162,8 +174,8 @@ class Cluster:
     def log(self, name: str, namespace: str, lines: int = 20) -> str:
         """The last lines of a pod's log, empty where there is none."""
         try:
-            words = {"name": name, "namespace": namespace, "tail_lines": lines}
-            return str(self._raw(PODS, "read_namespaced_pod_log", words, []), "utf-8", "replace")
+            call = Call("GET", PODS, namespace, name, "log", query={"tailLines": str(lines)})
+            return self._raw(call).decode("utf-8", "replace")
         except ApiFailure:
             return ""
 
@@ -176,75 +188,80 @@ class Cluster:
             "kind": "SelfSubjectAccessReview",
             "spec": {"resourceAttributes": {key: value for key, value in asked.items() if value}},
         }
-        review = Resource("self_subject_access_review", "AuthorizationV1Api", "authorization.k8s.io")
-        answer = self._call(review, "create", {"body": body})
-        return bool(answer.get("status", {}).get("allowed"))
+        answer = self._json(Call("POST", REVIEWS, body=body))
+        return bool((answer.get("status") or {}).get("allowed"))
 
     def exec(self, name: str, namespace: str, command: list[str]) -> ExecChannel:
         """Start a command in a pod. Raises ApiFailure when it cannot be, ConnectionLost when nothing was reached."""
-        from kubernetes.client.exceptions import ApiException
-        from kubernetes.stream import stream
+        from kubernetes.stream.ws_client import WSClient
+        from websocket import WebSocketException
 
-        # `stream` takes the client over while it connects: each connection needs one of its own.
-        core = self._client.CoreV1Api(self._client.ApiClient(self._configuration))
-        flags = {"stdin": True, "stdout": True, "stderr": True, "tty": False, "binary": True, "_preload_content": False}
+        flags = [("stdin", "true"), ("stdout", "true"), ("stderr", "true"), ("tty", "false")]
+        query = urlencode([*(("command", word) for word in command), *flags])
+        host = self._configuration.host.replace("http", "ws", 1)
+        url = f"{host}{PODS.path(namespace, name, 'exec')}?{query}"
         try:
-            web = stream(core.connect_get_namespaced_pod_exec, name, namespace, command=command, **flags)
-        except ApiException as error:
-            raise exec_failure(error, name, namespace) from error
-        return ExecChannel(web)
+            return ExecChannel(WSClient(self._configuration, url, self._headers(), capture_all=False, binary=True))
+        except (WebSocketException, OSError) as error:
+            raise exec_failure(str(error), name) from error
 
     # ------------------------------------------------------------------------------------------------------- inside
 
-    def _call(
-        self, resource: Resource, verb: str, words: Json, noun: str = "", tries: list[ApiFailure] | None = None
-    ) -> Json:
-        if resource.api == "CustomObjectsApi":
-            words = {"group": resource.group, "version": resource.version, "plural": resource.plural, **words}
-        found: Json = json.loads(self._raw(resource, f"{verb}_{noun or resource.noun}", words, tries))
+    def _headers(self) -> dict[str, str]:
+        """With the credentials, renewed where the kubeconfig says how."""
+        found = {"Accept": "application/json", "Content-Type": "application/json"}
+        for setting in self._configuration.auth_settings().values():
+            if setting["value"]:
+                found[setting["key"]] = setting["value"]
         return found
 
-    def _raw(self, resource: Resource, method: str, words: Json, tries: list[ApiFailure] | None) -> bytes:
-        """The answer's bytes. Tried again while the server is busy or out of reach; `tries` collects what went
-        wrong before, when the caller must know that it may have been done."""
-        call = getattr(getattr(self._client, resource.api)(self._api), method)
-        failures: list[ApiFailure] = [] if tries is None else tries
+    def _json(self, call: Call) -> Json:
+        found: Json = json.loads(self._raw(call))
+        return found
+
+    def _raw(self, call: Call) -> bytes:
+        """The answer's bytes. Tried again while the server is busy or out of reach; the call remembers what went
+        wrong before, since it may have been done all the same."""
         deadline = time.monotonic() + PATIENCE_S
         for delay in _delays():
-            try:
-                response = call(**words, _preload_content=False, _request_timeout=TIMEOUT_S)
-                try:
-                    return bytes(response.data)
-                finally:
-                    response.release_conn()
-            except Exception as error:
-                failure, pause = self._translate(error, resource, method, words)
-                if failure is None:
-                    raise
-                if pause is None or time.monotonic() + max(pause, delay) > deadline:
-                    raise failure from error
-                failures.append(failure)
-                time.sleep(max(pause, delay))
+            failure, pause, data = self._once(call)
+            if failure is None:
+                return data
+            if pause is None or time.monotonic() + max(pause, delay) > deadline:
+                raise failure
+            call.failures.append(failure)
+            time.sleep(max(pause, delay))
         raise AssertionError
 
-    def _translate(
-        self, error: Exception, resource: Resource, method: str, words: Json
-    ) -> tuple[ApiFailure | None, float | None]:
-        """The error in our words, and after how many seconds to try again (None: never)."""
+    def _once(self, call: Call) -> tuple[ApiFailure | None, float | None, bytes]:
+        """One try: what went wrong, after how many seconds to try again (None: never), the answer's bytes."""
         from kubernetes.client.exceptions import ApiException
         from urllib3.exceptions import HTTPError
 
-        if isinstance(error, ApiException):
-            failure = api_failure(error, resource.title, words)
-            if failure.status in (429, 500, 502, 503, 504):
-                return failure, retry_after(error)
-            return failure, None
-        if isinstance(error, HTTPError | OSError):
+        query = urlencode({key: value for key, value in call.query.items() if value})
+        url = f"{self._configuration.host}{call.path}{'?' if query else ''}{query}"
+        words: Json = {"headers": self._headers(), "_request_timeout": TIMEOUT_S}
+        if call.body is not None:
+            words["body"] = call.body
+        try:
+            response = self._api.rest_client.request(call.method, url, **words)
+            data, status, headers = response.read(), int(response.status), dict(response.getheaders())
+        except ApiException as error:
+            data, status, headers = error.body or b"", int(error.status or 0), dict(error.headers or {})
+        except (HTTPError, OSError) as error:
             text = re.sub(r"<[^>]*>:? ?", "", str(error))
-            fact = f"the API server {self.address} does not answer ({method.replace('_', ' ')}: {text[:200]})"
+            fact = f"the API server {self.address} does not answer ({call.method} {call.path}: {text[:200]})"
             failure = ApiFailure(fact, "check the network and `kubectl cluster-info`", reason="Unreachable")
-            return failure, None if "certificate" in text else 0.0
-        return None, None
+            return failure, None if "certificate" in text else 0.0, b""
+        finally:
+            if not self.keep:
+                self.close()
+        data = data.encode() if isinstance(data, str) else bytes(data)
+        if 200 <= status <= 299:
+            return None, None, data
+        name = call.name or ((call.body or {}).get("metadata") or {}).get("name", "")
+        failure = api_failure(status, data, call.resource.title, name)
+        return failure, retry_after(headers) if status in (429, 500, 502, 503, 504) else None, b""
 
 
 def _load(config: Any, configuration: Any, context: str) -> None:

@@ -78,6 +78,9 @@ class ExecChannel:
         """End the connection. The command may go on."""
         with contextlib.suppress(Exception):
             self._web.close(timeout=1)
+        # When the server has closed first, the client leaves its socket open.
+        with contextlib.suppress(Exception):
+            self._web.sock.shutdown()
 
     @property
     def exit_code(self) -> int | None:

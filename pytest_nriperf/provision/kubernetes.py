@@ -9,7 +9,8 @@ from __future__ import annotations
 import atexit
 import contextlib
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,28 +34,27 @@ from pytest_nriperf.provision.node_files import (
 from pytest_nriperf.provision.node_policy import NodePolicy
 from pytest_nriperf.provision.pod_grant import PodAccess, PodGrant
 from pytest_nriperf.provision.pods import Patience, delete_all, delete_files, wait_running
-from pytest_nriperf.seams import Grant, NodeDescription
+from pytest_nriperf.seams import Grant, ModelChoice, NodeDescription
 from pytest_nriperf.settings import NodeProfile, Settings
 from pytest_nriperf.topology import Topology
 
 Json = dict[str, Any]
 
 
-def kubernetes_provisioner(name: str, settings: Settings, archive: bytes = b"") -> KubernetesProvisioner:
+def kubernetes_provisioner(
+    name: str, settings: Settings, archive: Callable[[], bytes] = bytes
+) -> KubernetesProvisioner:
     """The node that a profile or a bare node name of the current context names."""
     profile = settings.nodes.get(name) or NodeProfile(name=name)
+    if settings.manage:
+        profile = replace(profile, policy="manage")
     cluster = Cluster(profile.context)
     found = _node(cluster, profile, name, known=name in settings.nodes)
-    if settings.model and not settings.model.startswith("sim:") and not profile.image:
-        raise SettingsError(
-            f"node {name}: the model {settings.model!r} needs an image with its engine, the profile names none",
-            f'set image = "..." in [tool.nriperf.nodes.{name}] (docs/Dockerfile builds one), or use --nri-model sim:',
-        )
     return KubernetesProvisioner(name, profile, cluster, found, archive=archive)
 
 
 class KubernetesProvisioner:
-    """Implements `seams.Provisioner`. `archive` is what workers are started from; it travels in a ConfigMap."""
+    """Implements `seams.Provisioner`. `archive` gives what workers are started from; it travels in a ConfigMap."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class KubernetesProvisioner:
         cluster: Cluster,
         node: Json,
         *,
-        archive: bytes = b"",
+        archive: Callable[[], bytes] = bytes,
         patience: Patience | None = None,
         lease_s: int = DURATION_S,
         cache: Path | None = None,
@@ -75,7 +75,8 @@ class KubernetesProvisioner:
         self.policy = NodePolicy(cluster, self.node, profile.policy_namespace)
         self._cluster = cluster
         self._object = node
-        self._archive = archive
+        self._make_archive = archive
+        self._archive = b""
         self._patience = patience or Patience()
         self._lease_s = lease_s
         self._cache = TopologyCache(cache)
@@ -122,6 +123,20 @@ class KubernetesProvisioner:
             read=self._read,
             facts=facts,
         )
+
+    def recall(self) -> tuple[Topology, NodeDescription] | None:
+        """The node as it is known without starting anything there."""
+        if self._topology is None and self._cache.find(self._object) is None:
+            return None
+        return self.topology(), self.describe()
+
+    def check_model(self, choice: ModelChoice) -> None:
+        """A real engine needs an image that has it. Raises SettingsError."""
+        if choice.kind not in ("sim", "openai") and not self.profile.image:
+            raise SettingsError(
+                f"node {self.name}: model {choice.text} needs an image with its engine, and the profile names none",
+                f'set image = "..." in [tool.nriperf.nodes.{self.name}] (docs/Dockerfile is one), or use a sim: model',
+            )
 
     @contextlib.contextmanager
     def session(self, specs: Sequence[BalloonSpec]) -> Iterator[None]:
@@ -174,6 +189,11 @@ class KubernetesProvisioner:
 
     # --------------------------------------------------------------------------------------------------- for others
 
+    @property
+    def cluster(self) -> Cluster:
+        """The cluster's API."""
+        return self._cluster
+
     def observer(self) -> str:
         """The name of the pod of this node that is outside the balloons: it reads the node's files."""
         if not self._observer:
@@ -213,6 +233,8 @@ class KubernetesProvisioner:
         finally:
             self._undo = contextlib.ExitStack()
             self._lease, self._files, self._observer = None, None, ""
+            self._cluster.keep = False
+            self._cluster.close()
 
     # ------------------------------------------------------------------------------------------------------- inside
 
@@ -221,11 +243,13 @@ class KubernetesProvisioner:
         if self._lease is not None:
             return
         lease = NodeLease(self._cluster, self.node, self.profile.lease_namespace, self.session_id, self._lease_s)
+        self._cluster.keep = True
         self._lease = self._undo.enter_context(lease)
         # A node may be held before a session begins (its topology is read), and the session may never come.
         atexit.register(self.close)
         self._recover()
         self._undo.callback(self._delete_files)
+        self._archive = self._make_archive()
         body = manifests.config_map(self.session_id, self.node, self.profile.namespace, self._archive)
         stored = self._cluster.create(CONFIG_MAPS, body)
         self._files = manifests.Owner(stored["metadata"]["name"], stored["metadata"]["uid"])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -207,3 +208,49 @@ def policy(node: str, namespace: str, spec: Json, metadata: Mapping[str, Any], s
     if "resourceVersion" in metadata:
         body["metadata"]["resourceVersion"] = metadata["resourceVersion"]
     return body
+
+
+def to_yaml(value: Any, indent: int = 0) -> str:
+    """A document as block-style YAML; scalars as in JSON, which is YAML too.
+
+    >>> print(to_yaml({"kind": "Pod", "spec": {"containers": [{"name": "c", "args": []}]}}))
+    kind: "Pod"
+    spec:
+      containers:
+      - name: "c"
+        args: []
+    """
+    pad = " " * indent
+    if isinstance(value, dict) and value:
+        return "\n".join(f"{pad}{_key(key)}:{_member(member, indent)}" for key, member in value.items())
+    if isinstance(value, list) and value:
+        return "\n".join(f"{pad}- {to_yaml(member, indent + 2).lstrip()}" for member in value)
+    return pad + json.dumps(value)
+
+
+def _key(key: str) -> str:
+    return (
+        key if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]*", key) and key not in ("y", "n", "on", "off") else json.dumps(key)
+    )
+
+
+def _member(value: Any, indent: int) -> str:
+    if isinstance(value, str) and value.count("\n") > 1 and _is_plain_text(value):
+        pad = " " * (indent + 2)
+        return " |\n" + "\n".join(pad + line if line else "" for line in value.splitlines())
+    if isinstance(value, dict) and value:
+        return "\n" + to_yaml(value, indent + 2)
+    if isinstance(value, list) and value:
+        return "\n" + to_yaml(value, indent)
+    return " " + json.dumps(value)
+
+
+def _is_plain_text(text: str) -> bool:
+    lines = text.split("\n")
+    return (
+        text.isascii()
+        and text.endswith("\n")
+        and not text.endswith("\n\n")
+        and not lines[0].startswith(" ")
+        and all(line == line.rstrip() and "\t" not in line and line.isprintable() for line in lines)
+    )

@@ -42,6 +42,7 @@ OPTIONS: tuple[tuple[str, str, str], ...] = (
 
 FLAGS: tuple[tuple[str, str], ...] = (
     ("resume", "go on with the newest unfinished session in the out folder"),
+    ("manage", "let us write the Kubernetes node's balloons policy for the session, and put back what was there"),
     ("dry-run", "print the plan of the sweeps with what it costs, and measure nothing"),
 )
 

@@ -14,6 +14,7 @@ import pytest
 
 from pytest_nriperf.balloons import BalloonSpec
 from pytest_nriperf.errors import EnvironmentFault, SpecError, UsageError
+from pytest_nriperf.generate.archive import worker_archive
 from pytest_nriperf.marks import Arguments, balloon_spec, llm_request
 from pytest_nriperf.provision import provisioner_for
 from pytest_nriperf.seams import Provisioner, Recalling
@@ -106,7 +107,7 @@ def provisioner_of(config: pytest.Config, node: str) -> Provisioner:
     if node not in made:
         settings = session_settings(config)
         own = config.hook.pytest_nriperf_provisioner(node=node, settings=settings)
-        made[node] = own or provisioner_for(node, settings)
+        made[node] = own or provisioner_for(node, settings, worker_archive)
     return made[node]
 
 

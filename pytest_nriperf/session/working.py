@@ -32,7 +32,7 @@ from pytest_nriperf.marks import GateMark, gate_of
 from pytest_nriperf.metrics import Measurement
 from pytest_nriperf.provision.simulated import SimulatedProvisioner
 from pytest_nriperf.report.terminal import ProgressLine, failure_message, summary
-from pytest_nriperf.seams import EngineOptions, Generator, ModelChoice
+from pytest_nriperf.seams import ChecksModels, EngineOptions, Generator, ModelChoice
 from pytest_nriperf.session.collecting import Collected, arguments_of, cell_labels, cell_of, function_of, variants_on
 from pytest_nriperf.session.config import COLLECTED, CURRENT, SESSION, STEERING, session_settings
 from pytest_nriperf.session.keeping import Keeper
@@ -89,6 +89,8 @@ class NriSession:
         provisioner = provisioner_of(self.config, node)
 
         def generator(choice: ModelChoice, options: EngineOptions) -> Generator:
+            if isinstance(provisioner, ChecksModels):
+                provisioner.check_model(choice)
             made: Generator | None = hook.pytest_nriperf_generator(choice=choice, node=node, options=options)
             if made is None and isinstance(provisioner, SimulatedProvisioner):
                 return SimulatedGenerator(choice, provisioner.topology(), provisioner.clock)

@@ -71,7 +71,10 @@ def make(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
         found = client.get(NODES, node)
         assert found is not None
         profile = NodeProfile(name=node, **{"namespace": "perf", **words})
-        files = worker_archive() if archive is None else archive
+
+        def files() -> bytes:
+            return worker_archive() if archive is None else archive
+
         provisioner = KubernetesProvisioner(
             node, profile, client, found, archive=files, patience=QUICK, lease_s=lease_s, cache=tmp_path / "cache"
         )

@@ -8,7 +8,7 @@ import os
 import subprocess
 import threading
 from dataclasses import dataclass
-from typing import Protocol
+from typing import IO, Protocol
 
 from tests.kubernetes.double.answers import Refused, bad_request
 from tests.kubernetes.double.api import Request
@@ -92,7 +92,7 @@ def run(execution: Execution, runtime: Runtime, socket: WebSocket) -> None:
         (execution.stderr, process.stderr, STDERR),
     ):
         assert stream is not None
-        pumps.append(threading.Thread(target=_pump, args=(stream.fileno(), channel if wanted else -1, socket, gone)))
+        pumps.append(threading.Thread(target=_pump, args=(stream, channel if wanted else -1, socket, gone)))
         pumps[-1].daemon = True
         pumps[-1].start()
     ended = threading.Thread(target=process.wait, daemon=True)
@@ -120,6 +120,9 @@ def _serve_client(
             gone.set()
             with contextlib.suppress(OSError, ValueError):
                 socket.send(CLOSE, b"\x03\xe8")
+            if process.stdin is not None:
+                with contextlib.suppress(OSError, ValueError):
+                    process.stdin.close()
             return
         opcode, payload = frame
         if opcode == PING:
@@ -134,15 +137,13 @@ def _serve_client(
                     process.stdin.close()
 
 
-def _pump(descriptor: int, channel: int, socket: WebSocket, gone: threading.Event) -> None:
+def _pump(stream: IO[bytes], channel: int, socket: WebSocket, gone: threading.Event) -> None:
     """Output to a channel, -1 for nowhere. When the client is gone the output is read on, so that nobody blocks: a
     writer that is cut off differs between runtimes."""
     while True:
-        try:
-            data = os.read(descriptor, FRAME_BYTES)
-        except OSError:
-            return
+        data = os.read(stream.fileno(), FRAME_BYTES)
         if not data:
+            stream.close()
             return
         if channel >= 0 and not gone.is_set():
             try:

@@ -106,6 +106,7 @@ class Kubelet:
             write_tree(sysfs_files(topology), folder)
         self._numbers = iter(range(1 << 30))
         self._lock = threading.Lock()
+        self._started: list[subprocess.Popen[bytes]] = []
 
     # ------------------------------------------------------------------------------------------------------ events
 
@@ -235,7 +236,7 @@ class Kubelet:
                 f'unable to start container process: exec: "{command[0]}": stat {command[0]}: no such file or directory'
             )
         with self.bound(process):
-            return subprocess.Popen(
+            started = subprocess.Popen(
                 words,
                 env=process.environment,
                 cwd=process.folder,
@@ -244,6 +245,8 @@ class Kubelet:
                 stderr=subprocess.PIPE,
                 start_new_session=True,
             )
+        self._started.append(started)
+        return started
 
     def refresh_proc(self, process: Process) -> None:
         """Where the node is not this machine: its /proc as the container would see it."""
@@ -285,6 +288,11 @@ class Kubelet:
         self.stopping.set()
         for process in list(self.processes.values()):
             process.kill()
+        for started in self._started:
+            started.wait()
+            if started.stdin is not None:
+                with contextlib.suppress(OSError):
+                    started.stdin.close()
 
     def pause(self, seconds: float) -> None:
         """Wait, shorter when the double ends."""

@@ -100,14 +100,25 @@ def typed_schema(model: str) -> Json:
     """The schema of a built-in type by its name in the official client (`V1Pod`), as deep as it goes."""
     from kubernetes import client
 
-    return _of_type(client, model, ())
+    return _of_type(client, model)
 
 
-def _of_type(client: Any, name: str, seen: tuple[str, ...]) -> Json:
+_KNOWN: dict[str, Json] = {}
+
+
+def _of_type(client: Any, name: str) -> Json:
+    """A schema that may contain itself: only values are walked."""
+    if name not in _KNOWN:
+        _KNOWN[name] = {}
+        _KNOWN[name].update(_read_type(client, name))
+    return _KNOWN[name]
+
+
+def _read_type(client: Any, name: str) -> Json:
     if match := re.fullmatch(r"list\[(.+)\]", name, re.IGNORECASE):
-        return {"type": "array", "items": _of_type(client, match[1], seen)}
+        return {"type": "array", "items": _of_type(client, match[1])}
     if match := re.fullmatch(r"dict(?:\(|\[)str, (.+)(?:\)|\])", name, re.IGNORECASE):
-        return {"type": "object", "additionalProperties": _of_type(client, match[1], seen)}
+        return {"type": "object", "additionalProperties": _of_type(client, match[1])}
     simple = {
         "str": "string",
         "bytes": "string",
@@ -119,12 +130,11 @@ def _of_type(client: Any, name: str, seen: tuple[str, ...]) -> Json:
     if name in simple:
         return {"type": simple[name]}
     model = getattr(client, name, None)
-    if model is None or name in seen or not hasattr(model, "openapi_types"):
+    if model is None or not hasattr(model, "openapi_types"):
         return {}
     return {
         "type": "object",
         "properties": {
-            model.attribute_map[field]: _of_type(client, type_, (*seen, name))
-            for field, type_ in model.openapi_types.items()
+            model.attribute_map[field]: _of_type(client, type_) for field, type_ in model.openapi_types.items()
         },
     }
