@@ -8,8 +8,9 @@ A counter *stands out* between two sides of run values when
    on a side: with normal noise of 3 % on every counter, something stands out by chance in about one comparison in a
    hundred. A side of one run has no range: there FLOOR_ALONE and POINTS_ALONE hold, and it is said.
 
-A sentence on the cause is said only for counters that stand out in the direction that harms; where the metric got
-better, the same sentences say what is gone. Counters that stand out without a known meaning are listed all the same.
+A sentence on the cause is said for counters that stand out in the direction that harms, unless the metric itself stands
+out as better; for the other direction, unless it stands out as worse, the same sentences say what is gone. Counters
+that stand out without a known meaning are listed all the same.
 Nothing stands out: nothing is said.
 """
 
@@ -125,9 +126,8 @@ def explain(metric: str, before: Values, after: Values) -> Explanation | None:
         return None
     old, new = _median(before.get(metric, ())), _median(after.get(metric, ()))
     effect = new / old - 1 if old else float("nan")
-    worse = effect >= 0 if _better(metric) == "lower" else effect <= 0
-    alone = min(len(_finite(side.get(each.name, ()))) for side in (before, after) for each in moved) < 2
-    return Explanation(metric, effect, moved, _causes(moved, worse), alone)
+    alone = all(min(len(_finite(side.get(each.name, ()))) for side in (before, after)) < 2 for each in moved)
+    return Explanation(metric, effect, moved, _causes(moved, _direction(metric, before, after)), alone)
 
 
 def standing_out(before: Values, after: Values) -> tuple[Moved, ...]:
@@ -163,11 +163,25 @@ def _stands_out(old: Sequence[float], new: Sequence[float], unit: str) -> bool:
     return far and abs(b - a) > width * (max(old) - min(old) + max(new) - min(new))
 
 
-def _causes(moved: Sequence[Moved], worse: bool) -> tuple[str, ...]:
-    """What the moves mean; where the metric got better, what is gone."""
-    names = [each.name for each in moved if each.harmful == worse and each.name in CAUSES]
-    said = [CAUSES[name] for name in CAUSES if name in names and IMPLIED.get(name) not in names]
-    return tuple(dict.fromkeys(said if worse else [f"no longer so: {text}" for text in said]))
+def _causes(moved: Sequence[Moved], direction: str) -> tuple[str, ...]:
+    """What the moves mean: of harmful ones unless the metric got better, and what is gone unless it got worse."""
+    said = [] if direction == "better" else _meanings(moved, harmful=True)
+    if direction != "worse":
+        said += [f"no longer so: {text}" for text in _meanings(moved, harmful=False)]
+    return tuple(dict.fromkeys(said))
+
+
+def _meanings(moved: Sequence[Moved], *, harmful: bool) -> list[str]:
+    names = [each.name for each in moved if each.harmful == harmful]
+    return [CAUSES[name] for name in CAUSES if name in names and IMPLIED.get(name) not in names]
+
+
+def _direction(metric: str, before: Values, after: Values) -> str:
+    """`worse` or `better` where the metric itself stands out by the same rules, else empty."""
+    old, new = _finite(before.get(metric, ())), _finite(after.get(metric, ()))
+    if not old or not new or not _stands_out(old, new, ""):
+        return ""
+    return "worse" if (_median(new) > _median(old)) == (_better(metric) == "lower") else "better"
 
 
 def _better(metric: str) -> str:

@@ -35,6 +35,13 @@ def test_where_it_got_better_the_cause_is_gone() -> None:
     assert text == "tpot -10 %, remote share 31 % -> 2 %: no longer so: pages are on the wrong node"
 
 
+def test_where_the_metric_did_not_move_the_cause_is_named_all_the_same() -> None:
+    noisy = ([0.050, 0.056, 0.047], [0.046, 0.054, 0.045])
+    assert explained(change=noisy, remote_share=WRONG_NODE).endswith("31 %: pages are on the wrong node")
+    gone = explained(change=noisy, remote_share=(WRONG_NODE[1], WRONG_NODE[0]))
+    assert gone.endswith("2 %: no longer so: pages are on the wrong node")
+
+
 def test_a_counter_that_moved_the_good_way_is_listed_without_a_cause() -> None:
     text = explained(remote_share=(WRONG_NODE[1], WRONG_NODE[0]))
     assert text == "tpot +11 %, remote share 31 % -> 2 %"

