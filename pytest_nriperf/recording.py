@@ -79,9 +79,9 @@ class TokenColumns(Protocol):
 # ------------------------------------------------------------------------------------------------------- writing
 
 
-def write_document(folder: Path, document: Mapping[str, Any]) -> None:
+def write_document(folder: Path, document: Mapping[str, Any], *, durable: bool = True) -> None:
     """Write recording.json, atomically. Sets become sorted lists, what is not finite null."""
-    write_json(folder / DOCUMENT, {"format": FORMAT, **document})
+    write_json(folder / DOCUMENT, {"format": FORMAT, **document}, durable=durable)
 
 
 def write_run(
@@ -90,24 +90,28 @@ def write_run(
     requests: Iterable[Any],
     tokens: TokenColumns,
     counters: Iterable[Any] = (),
+    *,
+    durable: bool = True,
 ) -> None:
     """Write the parts of one run; when this returns, the run is on disk.
 
-    `requests` and `counters` are rows with attributes named as the columns (`run` is added). Raises
-    RecordingError when the run is already recorded or the disk refuses.
+    `requests` and `counters` are rows with attributes named as the columns (`run` is added). Not `durable`: whole
+    files still, left to the kernel to bring to the disk; for what can be made again at no cost. Raises RecordingError
+    when the run is already recorded or the disk refuses.
     """
     if run in finished_runs(folder):
         raise RecordingError(f"{folder}: run {run} is already recorded", "a recording is never overwritten")
     for table in reversed(COLUMNS):
         _part(folder, table, run).unlink(missing_ok=True)
-    sync_folder(folder)
+    if durable:
+        sync_folder(folder)
     parts = {
         "counters": counter_table(run, list(counters)),
         "tokens": _token_table(run, tokens),
         "requests": _row_table("requests", run, sorted(requests, key=lambda row: (row.replica, row.request))),
     }
     for table, rows in parts.items():
-        _write_part(_part(folder, table, run), table, rows)
+        _write_part(_part(folder, table, run), table, rows, durable=durable)
 
 
 def _part(folder: Path, table: str, run: int) -> Path:
@@ -171,7 +175,7 @@ def _text(value: object) -> str:
     return str(value).encode("utf-8", "backslashreplace").decode()
 
 
-def _write_part(path: Path, table: str, rows: pyarrow.Table) -> None:
+def _write_part(path: Path, table: str, rows: pyarrow.Table, *, durable: bool) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -196,28 +200,30 @@ def _write_part(path: Path, table: str, rows: pyarrow.Table) -> None:
         except pa.ArrowException as error:
             raise RecordingError(f"{path}: {error}", "this is a defect, please report it") from error
 
-    _replace(path, write)
+    _replace(path, write, durable=durable)
 
 
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
+def write_json(path: Path, value: Mapping[str, Any], *, durable: bool = True) -> None:
     """Write a JSON document atomically, for people too: indented, in the given order."""
     text = json.dumps(plain(value), indent=1, allow_nan=False) + "\n"
 
     def write(temporary: Path) -> None:
         temporary.write_text(text, encoding="ascii")
 
-    _replace(path, write)
+    _replace(path, write, durable=durable)
 
 
-def _replace(path: Path, write: Callable[[Path], None]) -> None:
+def _replace(path: Path, write: Callable[[Path], None], *, durable: bool) -> None:
     """Let `write` fill a temporary file beside `path`, bring it to the disk, then give it the name."""
     temporary = path.with_name(f".{path.name}.partial")
     try:
         write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        if durable:
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
         temporary.replace(path)
-        sync_folder(path.parent)
+        if durable:
+            sync_folder(path.parent)
     except OSError as error:
         raise RecordingError(
             f"{path} cannot be written: {error.strerror or error}", "make room or name another folder with --nri-out"

@@ -87,14 +87,15 @@ class Session:
             return cls(folder, document, lock)
         return None
 
-    def recording(self, test: str, ordinal: int = 1) -> Path:
+    def recording(self, test: str, ordinal: int = 1, *, durable: bool = True) -> Path:
         """The folder of the test's `ordinal`-th measurement, created where it does not exist yet."""
         folder = self.folder / folder_name(test, ordinal)
         try:
             folder.mkdir(exist_ok=True)
         except OSError as error:
             raise RecordingError(f"{folder}: {error.strerror}", "make room or name another --nri-out") from error
-        sync_folder(self.folder)
+        if durable:
+            sync_folder(self.folder)
         return folder
 
     def finish(self, **facts: Any) -> None:

@@ -102,7 +102,7 @@ class Bench:
     def recording_folder(self, test: str) -> Path:
         """A new folder for a measurement of `test`; a test's second measurement has a folder of its own."""
         self._measured[test] = self._measured.get(test, 0) + 1
-        return self.session().recording(test, self._measured[test])
+        return self.session().recording(test, self._measured[test], durable=not self.simulated)
 
     def session(self) -> Session:
         """The session's folder, made (or taken up again) at the first measurement."""

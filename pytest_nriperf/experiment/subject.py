@@ -58,7 +58,7 @@ class Subject:
         while True:
             self.folder = self.bench.recording_folder(name)
             if not finished_runs(self.folder):
-                write_document(self.folder, self.document)
+                self._write_document()
                 return
             if self.caller.again:
                 continue
@@ -86,13 +86,20 @@ class Subject:
     def repeat(self, run: int) -> None:
         """Let the next run take the place of this one, which stays on disk and is reported."""
         self.document["runs"][str(run)]["repeated"] = run + 1
-        write_document(self.folder, self.document)
+        self._write_document()
 
     def write(
         self, run: int, balloon: Balloon, infos: Sequence[WorkerInfo], data: RunData, facts: Mapping[str, Any]
     ) -> None:
         """Write one run, then what is known of it. Raises WorkerError when none of its requests succeeded."""
-        write_run(self.folder, run, requests=data.requests, tokens=data.tokens, counters=data.counters)
+        write_run(
+            self.folder,
+            run,
+            requests=data.requests,
+            tokens=data.tokens,
+            counters=data.counters,
+            durable=not self.bench.simulated,
+        )
         if not self.document["runs"]:
             self._describe(balloon, infos)
         counted = run_facts(counter_table(run, data.counters)).get(run, {})
@@ -107,10 +114,14 @@ class Subject:
             "disturbances": list(disturbed),
             "warnings": data.warnings,
         }
-        write_document(self.folder, self.document)
+        self._write_document()
         if not any(row.status == "ok" and row.phase == "measure" for row in data.requests):
             errors = sorted({row.error for row in data.requests if row.error})
             raise WorkerError(f"every request of the run failed: {'; '.join(errors) or 'no reason given'}")
+
+    def _write_document(self) -> None:
+        # What a simulated node gives is made again in milliseconds, and forcing it to the disk takes longer.
+        write_document(self.folder, self.document, durable=not self.bench.simulated)
 
     def _first_document(self) -> dict[str, Any]:
         asked = [

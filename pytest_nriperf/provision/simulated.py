@@ -22,6 +22,7 @@ class SimulatedProvisioner:
         self._shape = shape
         self._topology = simulated_topology(shape)
         self._reserved = reserved & self._topology.online
+        self._placed: dict[BalloonSpec, Placement] = {}
         self.clock = VirtualClock(time.time_ns())
 
     def topology(self) -> Topology:
@@ -52,7 +53,9 @@ class SimulatedProvisioner:
         yield SimulatedGrant(self._place(spec))
 
     def _place(self, spec: BalloonSpec) -> Placement:
-        return place(spec, self._topology, allowed=self._topology.online, reserved=self._reserved)
+        if spec not in self._placed:
+            self._placed[spec] = place(spec, self._topology, allowed=self._topology.online, reserved=self._reserved)
+        return self._placed[spec]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import pytest
 
 from pytest_nriperf.session.collecting import cell_of
 from pytest_nriperf.session.sweeping import Sweep
-from pytest_nriperf.sweep.adaptive import REPEAT_SHARE, FrontSearch, most_uncertain
+from pytest_nriperf.sweep.adaptive import REPEAT_SHARE, FrontSearch, by_uncertainty
 from pytest_nriperf.sweep.axes import Cell, order
 from pytest_nriperf.sweep.existence import Site, cell_features
 from pytest_nriperf.sweep.front import objectives
@@ -28,7 +28,7 @@ class Course:
 
     With strategy `front` a search picks from `pending` and ends before all are measured; a full sweep measures all,
     then a fifth again where it decides most: near the front (unless the number of runs was given, or there are few).
-    `repeating` says whether anything may be measured again.
+    `repeating` says whether cells may be measured again that the mark does not name.
     """
 
     sweep: Sweep
@@ -96,8 +96,9 @@ class Course:
             return self._suggested()
         if self.pending:
             return self.pending[0], False
-        name = self._repeat() if self.repeating else None
-        return (self.done[name], True) if name is not None else (None, False)
+        if self._queue is None:
+            self._queue = self._again()
+        return (self.done[self._queue.pop(0)], True) if self._queue else (None, False)
 
     def _suggested(self) -> tuple[pytest.Item | None, bool]:
         assert self.search is not None
@@ -118,21 +119,23 @@ class Course:
         else:
             self.search.tell(index, row.value("tpot"), row.value("throughput"))
 
-    def _repeat(self) -> str | None:
-        """The cell of a full sweep to measure again: whole blocks where the mark asks for them, else near the front."""
-        blocks = self.sweep.request.repeats
+    def _again(self) -> list[str]:
+        """What of a full sweep to measure again: whole blocks where the mark asks for them, else cells near the front.
+
+        In random order: what drifts falls on all of them alike.
+        """
+        blocks, items = self.sweep.request.repeats, list(self.done.values())
         if blocks > 1:
-            if self._queue is None:
-                items = list(self.done.values())
-                again = order(cells_of(items), self.seed + 1, blocks - 1)
-                self._queue = [item.nodeid for cell in again for item in items if _cell(item).id == cell.id]
-            return self._queue.pop(0) if self._queue else None
+            again = order(cells_of(items), self.seed + 1, blocks - 1)
+            return [item.nodeid for cell in again for item in items if _cell(item).id == cell.id][self.repeats :]
         known = {name: rows for name, rows in self.rows.items() if name in self.done and _complete(rows[0])}
-        if len(known) < LEAST_REPEATED or self.repeats >= int(REPEAT_SHARE * len(known)):
-            return None
+        count = int(REPEAT_SHARE * len(known)) - self.repeats
+        if not self.repeating or len(known) < LEAST_REPEATED or count < 1:
+            return []
         points = objectives([pooled(rows)[0] for rows in known.values()])
         runs = np.array([len(rows) for rows in known.values()])
-        return list(known)[most_uncertain(points, runs, self._random)]
+        chosen = by_uncertainty(points, runs, self._random)[:count]
+        return [list(known)[index] for index in self._random.permutation(chosen)]
 
 
 def _complete(row: Row) -> bool:

@@ -116,7 +116,7 @@ class Steering:
             sweep = self.sweeps.found[function]
             seed = sweep.request.seed if self.settings.seed is None else self.settings.seed
             once = self.settings.cell_runs.most == 1 and not sweep.request.gate
-            course = Course(sweep, node, members, seed, repeating=once and sweep.request.repeats >= 1)
+            course = Course(sweep, node, members, seed, repeating=once)
             self.courses.append(course)
             self._course_of |= dict.fromkeys(members, course)
         self._arrange(items)

@@ -125,17 +125,17 @@ class FrontSearch:
         cells, values = self._values()
         points = np.column_stack([values, self._cost[cells]])
         runs = np.array([len(self.seen[cell]) for cell in cells])
-        return int(cells[most_uncertain(points, runs, self._random)])
+        return int(cells[by_uncertainty(points, runs, self._random)[0]])
 
 
-def most_uncertain(points: Floats, runs: NDArray[np.int_], random: np.random.Generator) -> int:
-    """The row of `points` (log latency, minus log throughput, log CPUs) to measure once more.
+def by_uncertainty(points: Floats, runs: NDArray[np.int_], random: np.random.Generator) -> NDArray[np.int_]:
+    """Rows of `points` (log latency, minus log throughput, log CPUs), what to measure once more first.
 
     Fewest runs first; of those the one that has to become least better to be undominated.
     """
     front = points[undominated(points)]
     short = np.array([_shortage(point, front) for point in points])
-    return int(np.lexsort((random.random(len(points)), short, runs))[0])
+    return np.lexsort((random.random(len(points)), short, runs))
 
 
 def predict(known: Floats, values: Floats, wanted: Floats) -> tuple[Floats, Floats]:
