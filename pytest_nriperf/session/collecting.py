@@ -20,6 +20,7 @@ from pytest_nriperf.marks import (
 )
 from pytest_nriperf.session.config import SWEEPS
 from pytest_nriperf.sweep.axes import Cell
+from pytest_nriperf.sweep.existence import Site
 
 
 @dataclass(frozen=True)
@@ -28,23 +29,31 @@ class Collected:
 
     gated_metrics: int = 0
     balloons: Sequence[BalloonSpec] = ()
+    swept: frozenset[str] = frozenset()
+
+    def needed(self, site: Site) -> list[BalloonSpec]:
+        """The balloons that a node is held for: those that only cells need (`swept`) where they exist."""
+        return [spec for spec in self.balloons if spec.canonical() not in self.swept or site.refusal(spec) is None]
 
 
 def collected(items: Sequence[pytest.Item]) -> Collected:
     """Check our marks on all items; a mistake ends collection with a usage error that names test, mark and mend."""
     gated = 0
     balloons: dict[str, BalloonSpec] = {}
+    others: set[str] = set()
     for item in items:
         try:
             gated += len(gate_of(arguments_of(item, "gate")).metrics)
             llm_request(arguments_of(item, "llm"))
             check_requirements(arguments_of(item, "requires_node"))
-            balloons |= {spec.canonical(): spec for spec in balloons_of(item)}
+            own = {spec.canonical(): spec for spec in balloons_of(item)}
         except UsageError as error:
             raise pytest.UsageError(f"{item.nodeid}: {error}") from None
+        balloons |= own
+        others |= own.keys() if cell_of(item) is None else set()
         if isinstance(item, pytest.Function) and item.get_closest_marker("requires_node"):
             item.fixturenames.insert(0, "nri_requirements")
-    return Collected(gated, tuple(balloons.values()))
+    return Collected(gated, tuple(balloons.values()), frozenset(balloons.keys() - others))
 
 
 def arguments_of(item: pytest.Item, mark: str) -> list[Arguments]:
@@ -53,15 +62,15 @@ def arguments_of(item: pytest.Item, mark: str) -> list[Arguments]:
     cell = cell_of(item)
     if cell is not None and mark in ("balloon", "llm"):
         return [((), cell.balloon if mark == "balloon" else cell.llm), *marked]
-    if cell is not None and mark == "gate" and not _gated(item):
+    if mark == "gate" and not judged_cell(item):
         return []
     return marked
 
 
-def _gated(item: pytest.Item) -> bool:
-    """Whether the item's sweep wants its cells judged."""
+def judged_cell(item: pytest.Item) -> bool:
+    """Whether the item may be judged: it is no cell of a sweep, or its sweep says `gate=True`."""
     sweeps = item.config.stash.get(SWEEPS, None)
-    sweep = sweeps.of(item) if sweeps is not None else None
+    sweep = sweeps.of(item) if sweeps is not None and cell_of(item) is not None else None
     return sweep is None or sweep.request.gate
 
 

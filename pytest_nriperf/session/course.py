@@ -61,6 +61,11 @@ class Course:
         return max(1, self._measurements - round(self._measurements * REPEAT_SHARE))
 
     @property
+    def left(self) -> int:
+        """How many of the pending items will be measured."""
+        return min(len(self.pending), max(0, self.limit - len(self.done)))
+
+    @property
     def _measurements(self) -> int:
         return max(LEAST_CELLS, round(self.sweep.request.share * len(self._ids)))
 

@@ -13,7 +13,7 @@ from pytest_nriperf.experiment.bench import Balloon, Bench
 from pytest_nriperf.experiment.llm import Llm, open_llm
 from pytest_nriperf.marks import GateMark, balloon_spec, gate_of, llm_request
 from pytest_nriperf.metrics import Measurement, parse_metric
-from pytest_nriperf.session.collecting import arguments_of
+from pytest_nriperf.session.collecting import arguments_of, judged_cell
 from pytest_nriperf.session.working import NriSession
 
 
@@ -70,9 +70,11 @@ class BaselineCheck:
         """Judge what the test's gate names, or `metrics`, against the baseline; one failure names all that fail.
 
         `tolerance` and `floor` are shares (0.05 is 5 %) and override the gate's. What fails a test is said by
-        `--nri-fail-on`.
+        `--nri-fail-on`. In a cell of a sweep nothing is judged unless its mark says `gate=True`.
         """
         __tracebackhide__ = True
+        if not judged_cell(self._item):
+            return
         gate = gate_of(arguments_of(self._item, "gate"))
         for name in metrics:
             parse_metric(name)

@@ -10,21 +10,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 from _pytest.runner import runtestprotocol
 
-from pytest_nriperf.errors import RecordingError, UsageError
+from pytest_nriperf.errors import NriperfError, RecordingError, UsageError
 from pytest_nriperf.metrics import Measurement
 from pytest_nriperf.report.contents import make_row
 from pytest_nriperf.session.collecting import cell_of, function_id
 from pytest_nriperf.session.config import SESSION, STEERING, SWEEPS, session_settings
 from pytest_nriperf.session.course import Course
 from pytest_nriperf.session.sweeping import Sweeps, leave_out, provisioner_of
-from pytest_nriperf.sessions import CELLS, find_sessions, note_cell, read_cells, resumable
+from pytest_nriperf.session.telling import Telling, cells_text, clock, gates_left_alone
+from pytest_nriperf.sessions import note_cell, read_cells, resumable
 from pytest_nriperf.settings import Settings
 from pytest_nriperf.sweep.axes import LeftOut, expected_seconds, fits_budget, parse_overrides
 from pytest_nriperf.sweep.existence import Site
@@ -90,6 +90,7 @@ class Steering:
     def __init__(self, config: pytest.Config, settings: Settings, sweeps: Sweeps) -> None:
         self.config, self.settings, self.sweeps = config, settings, sweeps
         self.courses: list[Course] = []
+        self._told = Telling(settings, lambda node: provisioner_of(config, node).describe().name)
         self.again = False
         self.paths: list[Path] = []
         self.spent = False
@@ -123,7 +124,9 @@ class Steering:
 
     def pytest_report_collectionfinish(self) -> list[str]:
         """The plan, before anything runs."""
-        return [line for course in self.courses for line in self._plan(course)]
+        if self.config.option.collectonly:
+            return []
+        return [self._told.plan(course) for course in self.courses]
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
@@ -131,14 +134,17 @@ class Steering:
         if self.config.option.collectonly:
             return None
         if self.settings.dry_run:
-            self._tell_dry_run(session)
+            reporter: Any = self.config.pluginmanager.get_plugin("terminalreporter")
+            others = sum(item not in self._course_of for item in session.items)
+            for line in self._told.dry_run(self.courses, others, everything=self.config.get_verbosity() > 0):
+                reporter.write_line(format_text(line))
             return True
         if self.settings.resume:
             self._resume(session)
         self._started_s = self._told_s = time.monotonic()
         for course in self.courses:
             self._begin(session, course)
-        session.testscollected -= sum(len(course.pending) - self._left(course) for course in self.courses)
+        session.testscollected -= sum(len(course.pending) - course.left for course in self.courses)
         return None
 
     @pytest.hookimpl(tryfirst=True)
@@ -218,7 +224,10 @@ class Steering:
             lambda: self._undo(session, behind), when="teardown", reraise=(KeyboardInterrupt, pytest.exit.Exception)
         )
         if call.excinfo is not None:
-            report = item.ihook.pytest_runtest_makereport(item=item, call=call)
+            # Not by the hook: its implementations expect the item as it was before its own teardown.
+            report = pytest.TestReport.from_item_and_call(item, call)
+            if isinstance(call.excinfo.value, NriperfError):
+                report.longrepr = f"{item.nodeid}: {call.excinfo.value}"
             item.ihook.pytest_runtest_logreport(report=report)
 
     def _undo(self, session: pytest.Session, following: pytest.Item | None) -> None:
@@ -243,7 +252,7 @@ class Steering:
         bench = own.held(node) if own is not None else None
         if bench is None:
             return None
-        site = Site(bench.topology, bench.description.allowed, bench.description.reserved)
+        site = Site.of(bench.topology, bench.description)
         self.sweeps.sites[node] = site
         return site
 
@@ -253,7 +262,7 @@ class Steering:
             course.sweep.left_out.setdefault(course.node, []).append(LeftOut(reason, len(gone)))
         if self.spent and (own := self.config.stash.get(SESSION, None)) is not None:
             own.break_off()
-        counted = len(gone) - self._left(course) if course.search is not None else 0
+        counted = len(gone) - course.left if course.search is not None else 0
         self._take_out(session, course, gone)
         session.testscollected += counted
 
@@ -274,10 +283,6 @@ class Steering:
         for course in self.courses:
             for place, item in zip(places[id(course)], course.pending, strict=True):
                 items[place] = item
-
-    def _left(self, course: Course) -> int:
-        """How many of the pending items will be measured."""
-        return min(len(course.pending), max(0, course.limit - len(course.done)))
 
     # ------------------------------------------------------------------------------------------------ resuming
 
@@ -312,7 +317,7 @@ class Steering:
         self._take_out(session, course, gone)
         course.done |= named
         if gone:
-            self._resumed.append(f"{_cells(len(gone))} of {course.sweep.function} taken from {folder}")
+            self._resumed.append(f"{cells_text(len(gone))} of {course.sweep.function} taken from {folder}")
 
     # ------------------------------------------------------------------------------------------------- telling
 
@@ -331,98 +336,29 @@ class Steering:
         if not self.courses and not self.left_out:
             return
         terminalreporter.section("nriperf sweep")
-        lines = [*self._resumed, *(self._order(course) for course in self.courses if course.done)]
+        lines = [*self._resumed, *(self._told.done(course) for course in self.courses if course.done)]
         if self.rows:
             from pytest_nriperf.report.wisdom import wisdom_lines
 
-            lines += [*self._gates(), *wisdom_lines(self.rows)]
+            lines += [*gates_left_alone(self.courses), *wisdom_lines(self.rows)]
         for line in [*lines, *self.left_out]:
             terminalreporter.line(format_text(line))
-
-    def _order(self, course: Course) -> str:
-        again = f", {course.repeats} repeats" if course.repeats else ""
-        where = f" on {course.node}" if len(self.settings.nodes_named) > 1 else ""
-        return f"{course.sweep.function}{where}: {_cells(len(course.done))} measured{again}; seed {course.seed}"
-
-    def _gates(self) -> list[str]:
-        return [
-            f"{course.sweep.function}: its gate judges no cell of the sweep; sweep(..., gate=True) asks for that"
-            for course in self.courses
-            if not course.sweep.request.gate and any(item.get_closest_marker("gate") for item in course.done.values())
-        ]
-
-    def _plan(self, course: Course) -> list[str]:
-        kind = f"random order in blocks, seed {course.seed}"
-        if course.adaptive:
-            kind = f"at most {course.limit} of them, chosen for the front as they come in, seed {course.seed}"
-        where = f" on {course.node}" if len(self.settings.nodes_named) > 1 else ""
-        line = f"sweep {course.sweep.function}{where}: {_cells(len(course.pending))}, {kind}"
-        seconds = self._earlier(course)
-        if seconds is not None and not self.config.option.collectonly:
-            line += f"; about {format_seconds(seconds * self._left(course))}"
-        return [line]
-
-    def _earlier(self, course: Course) -> float | None:
-        """Seconds a cell took in earlier sessions of the sweep on the node."""
-        out, durations = self.settings.path(self.settings.out), []
-        for folder in reversed([each for each in find_sessions(out) if (each / CELLS).exists()][-5:]):
-            durations += [
-                float(cell["seconds"])
-                for cell in read_cells(folder, node=provisioner_of(self.config, course.node).describe().name)
-                if str(cell["test"]).partition("[")[0] == course.sweep.function
-            ]
-        return expected_seconds(durations, 1)
-
-    def _tell_dry_run(self, session: pytest.Session) -> None:
-        reporter: Any = self.config.pluginmanager.get_plugin("terminalreporter")
-        if reporter is None:
-            return
-        lines, total, unknown = [], 0.0, False
-        for course in self.courses:
-            shown = course.pending if self.config.get_verbosity() > 0 else course.pending[:10]
-            lines += [f"  {item.nodeid}" for item in shown]
-            more = len(course.pending) - len(shown)
-            lines += [f"  ... and {more} more (-v lists all)"] if more else []
-            seconds = self._earlier(course)
-            unknown |= seconds is None
-            total += (seconds or 0.0) * self._left(course)
-        others = sum(item not in self._course_of for item in session.items)
-        lines += [f"  and {others} tests that are no sweep"] if others else []
-        cells = sum(self._left(course) for course in self.courses)
-        cost = "of unknown length: none was measured on the node yet" if unknown else f"about {format_seconds(total)}"
-        budget = f", at most {format_seconds(self.settings.budget)}" if self.settings.budget else ""
-        end = "" if unknown else f", ends about {_clock(min(total, self.settings.budget or total))}"
-        lines.append(f"dry run: nothing was measured; {cells} measurements would be made, {cost}{budget}{end}")
-        reporter.ensure_newline()
-        for line in lines:
-            reporter.write_line(format_text(line))
 
     def _tell(self) -> None:
         """The expected end, now and then."""
         now = time.monotonic()
-        left = sum(self._left(course) for course in self.courses)
+        left = sum(course.left for course in self.courses)
         own = self.config.stash.get(SESSION, None)
         if own is None or not left:
             return
         seconds = expected_seconds(self._durations, left) or 0.0
-        capped = seconds
         if self.settings.budget is not None:
-            capped = min(seconds, max(0.0, self.settings.budget - (now - self._started_s)))
-        own.progress.remark = f"{left} cells left, ends about {_clock(capped)}"
+            seconds = min(seconds, max(0.0, self.settings.budget - (now - self._started_s)))
+        own.progress.remark = f"{cells_text(left)} left, ends about {clock(seconds)}"
         if now - self._told_s >= TELL_EVERY_S:
             self._told_s = now
-            own.progress.note(f"sweep: {left} cells left, about {format_seconds(capped)}, ends about {_clock(capped)}")
-
-
-def _cells(count: int) -> str:
-    return "1 cell" if count == 1 else f"{count} cells"
-
-
-def _clock(seconds: float) -> str:
-    """The time of day that many seconds from now; with the day where that is another one."""
-    now = datetime.now()
-    end = now + timedelta(seconds=seconds)
-    return f"{end:%H:%M}" if end.date() == now.date() else f"{end:%a %H:%M}"
+            about = f"about {format_seconds(seconds)}, ends about {clock(seconds)}"
+            own.progress.note(f"sweep: {cells_text(left)} left, {about}")
 
 
 def _parameters(item: pytest.Item) -> str:

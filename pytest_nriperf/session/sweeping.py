@@ -152,7 +152,7 @@ def _site(config: pytest.Config, node: str, sweeps: Sweeps) -> Site | None:
             seen = recalled if isinstance(provisioner, Recalling) else (provisioner.topology(), provisioner.describe())
         except EnvironmentFault:
             seen = None  # the first test that needs the node fails with the reason
-        sweeps.sites[node] = Site(seen[0], seen[1].allowed, seen[1].reserved) if seen else None
+        sweeps.sites[node] = Site.of(*seen) if seen else None
     return sweeps.sites[node]
 
 

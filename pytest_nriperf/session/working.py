@@ -41,6 +41,7 @@ from pytest_nriperf.session.summing import Result, summarised
 from pytest_nriperf.session.sweeping import provisioner_of
 from pytest_nriperf.settings import Settings
 from pytest_nriperf.stats import suite_share
+from pytest_nriperf.sweep.existence import Site
 
 if TYPE_CHECKING:
     from pytest_nriperf.session.steering import Steering
@@ -110,7 +111,7 @@ class NriSession:
             profile=self.settings.nodes.get(node),
         )
         collected = self.config.stash.get(COLLECTED, Collected())
-        with bench.held(list(collected.balloons)):
+        with bench.held(collected.needed(Site.of(bench.topology, bench.description))):
             self._benches[node] = bench
             try:
                 yield bench
@@ -203,8 +204,14 @@ class NriSession:
         self.break_off()
 
     @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_teardown(self, item: pytest.Item) -> None:
+        """What is stopped early (-x) can be resumed too; pytest undoes everything with the test that stops it."""
+        if item.session.shouldstop or item.session.shouldfail:
+            self.break_off()
+
+    @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """What was stopped early (-x) can be resumed too."""
+        """What was stopped between tests can be resumed too."""
         if session.shouldstop or session.shouldfail:
             self.break_off()
 

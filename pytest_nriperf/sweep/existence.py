@@ -9,6 +9,7 @@ import numpy as np
 
 from pytest_nriperf.balloons import BalloonSpec, Placement, place
 from pytest_nriperf.errors import PlacementError, SpecError
+from pytest_nriperf.seams import NodeDescription
 from pytest_nriperf.sweep.adaptive import Replica, placement_features
 from pytest_nriperf.sweep.axes import Cell
 from pytest_nriperf.sweep.rows import Floats
@@ -28,6 +29,11 @@ class Site:
     allowed: frozenset[int]
     reserved: frozenset[int] = frozenset()
     _known: dict[str, Placement | Refusal] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of(cls, topology: Topology, node: NodeDescription) -> Site:
+        """From what a provisioner says of its node."""
+        return cls(topology, node.allowed, node.reserved)
 
     def refusal(self, spec: BalloonSpec) -> Refusal | None:
         """(reason, fact) when the balloons cannot be on the node as it is booted, None when they can."""

@@ -46,7 +46,8 @@ class WisdomTable:
     def title(self) -> str:
         """What it shows, in words."""
         held = "".join(f", {axis}={value}" for axis, value in self.fixed)
-        return f"{self.metric} by {self.row_axis} and {self.column_axis}{held}"
+        across = f" and {self.column_axis}" if self.column_axis else ""
+        return f"{self.metric} by {self.row_axis}{across}{held}"
 
 
 def wisdom(rows: Sequence[Row], metric: str) -> list[WisdomTable]:
