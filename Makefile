@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 PYTHON ?= python3.11
 STAMP := $(VENV)/installed
 
-.PHONY: help perf test test-machines tools check bench format clean
+.PHONY: help perf test kills test-machines tools check bench format clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -38,6 +38,9 @@ check: $(STAMP) ## format, lint, types, architecture, tests
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_architecture.py
 	$(BIN)/python -m pytest tests
+
+kills: $(STAMP) ## kill 100 sessions on a Kubernetes node (a double), and look at what they leave
+	NRIPERF_KILLS=100 $(BIN)/python -m pytest -q tests/kubernetes/test_killed_sessions.py
 
 bench: $(STAMP) ## measure our own cost and the speed of the pure parts
 	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done

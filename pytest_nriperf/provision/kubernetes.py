@@ -242,7 +242,14 @@ class KubernetesProvisioner:
         """The node's lease, the end of what a killed session left, and the files: once, until `close`."""
         if self._lease is not None:
             return
-        lease = NodeLease(self._cluster, self.node, self.profile.lease_namespace, self.session_id, self._lease_s)
+        lease = NodeLease(
+            self._cluster,
+            self.node,
+            self.profile.lease_namespace,
+            self.session_id,
+            self._lease_s,
+            pods_in=self.profile.namespace,
+        )
         self._cluster.keep = True
         self._lease = self._undo.enter_context(lease)
         # A node may be held before a session begins (its topology is read), and the session may never come.
@@ -258,8 +265,10 @@ class KubernetesProvisioner:
     def _recover(self) -> None:
         """We hold the node, so whatever of ours is on it belongs to a session that is gone."""
         selector = manifests.ours(node=self.node)
-        delete_all(self._cluster, self.profile.namespace, selector, self._patience)
-        delete_files(self._cluster, self.profile.namespace, selector)
+        assert self._lease is not None
+        for namespace in sorted({self.profile.namespace, self._lease.inherited} - {""}):
+            delete_all(self._cluster, namespace, selector, self._patience)
+            delete_files(self._cluster, namespace, selector)
         try:
             self.policy.restore()
         except ApiFailure as error:

@@ -29,7 +29,16 @@ _SURELY_STALE_S = 300.0
 class NodeLease:
     """Held inside `with`. `lost` says why it is no longer ours, empty while it is."""
 
-    def __init__(self, cluster: Cluster, node: str, namespace: str, session: str, duration_s: int = DURATION_S) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        node: str,
+        namespace: str,
+        session: str,
+        duration_s: int = DURATION_S,
+        *,
+        pods_in: str = "",
+    ) -> None:
         self._cluster = cluster
         self._node = node
         self._namespace = namespace
@@ -39,6 +48,9 @@ class NodeLease:
         self._stop = threading.Event()
         self._renewer: threading.Thread | None = None
         self.lost = ""
+        self._pods_in = pods_in
+        # Where a holder that is gone had its pods.
+        self.inherited = ""
 
     @property
     def name(self) -> str:
@@ -70,7 +82,9 @@ class NodeLease:
                     return found
                 if not self._stale(found):
                     raise self._busy(found)
-                return self._cluster.replace(LEASES, self._body(found))
+                taken = self._cluster.replace(LEASES, self._body(found))
+                self.inherited = str(_holder(found).get("namespace", ""))
+                return taken
             except ApiFailure as error:
                 # Somebody else was quicker: look again.
                 if error.reason not in ("AlreadyExists", "Conflict"):
@@ -88,7 +102,7 @@ class NodeLease:
             "name": self.name,
             "namespace": self._namespace,
             "labels": {**MANAGED_BY, SESSION: self._session, NODE: node_label(self._node)},
-            "annotations": {HOLDER: json.dumps(_this_process())},
+            "annotations": {HOLDER: json.dumps({**_this_process(), "namespace": self._pods_in})},
         }
         if before is not None:
             metadata["resourceVersion"] = before["metadata"]["resourceVersion"]
@@ -169,11 +183,19 @@ def _this_process() -> Json:
 
 def _is_dead(lease: Json) -> bool:
     """Whether the holder was a process of this very boot of this machine and is gone."""
+    holder = _holder(lease)
     try:
-        holder = json.loads((lease["metadata"].get("annotations") or {})[HOLDER])
         return bool(holder["boot"] == _boot_id() != "" and _started(int(holder["pid"])) != holder["started"])
     except (KeyError, ValueError, TypeError):
         return False
+
+
+def _holder(lease: Json) -> Json:
+    try:
+        found = json.loads((lease["metadata"].get("annotations") or {})[HOLDER])
+    except (KeyError, ValueError, TypeError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _boot_id() -> str:

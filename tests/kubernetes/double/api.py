@@ -308,7 +308,7 @@ class Api:
             except ValueError:
                 raise answers.bad_request(
                     f"the object provided is unrecognized (must be of type {kind.kind}): couldn't get version/kind; "
-                    f"json parse error: unexpected end of JSON input ({text[:29]} ...)"
+                    f"json parse error: unexpected end of JSON input ({text[:30]} ...)"
                 ) from None
         if body.get("kind") not in (None, kind.kind):
             cause = {

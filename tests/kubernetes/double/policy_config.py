@@ -100,7 +100,8 @@ def _reserved(spec: Json, allowed: frozenset[int]) -> tuple[frozenset[int] | Non
         try:
             named = parse_cpus(cpus)
         except UsageError as error:
-            raise Rejected(f"balloons: failed to parse reserved CPU cpuset '{cpus}': {error}") from error
+            text = f"failed to parse amount '{cpus}' as cpuset: strconv.Atoi: parsing \"{cpus[:1]}\": invalid syntax"
+            raise Rejected(f"balloons: failed to parse reserved CPU cpuset '{cpus}': {text}") from error
         named = allowed - named if word == "exclude-cpuset" else named
         if outside := named - allowed:
             raise Rejected(
@@ -110,7 +111,8 @@ def _reserved(spec: Json, allowed: frozenset[int]) -> tuple[frozenset[int] | Non
         return named, 0
     if not re.fullmatch(r"[0-9.]+m?", text):
         raise Rejected(
-            f"balloons: failed to parse reserved CPU quantity '{text}': quantities must match the regular expression "
+            f"balloons: failed to parse reserved CPU quantity '{text}': failed to parse amount '{text}' as resource "
+            "quantity: quantities must match the regular expression "
             "'^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
         )
     return None, math.ceil(quantity(text))

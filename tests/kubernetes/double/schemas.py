@@ -35,7 +35,7 @@ _BALLOON_TYPE = _object(
         "preferPerNamespaceBalloon": _FLAG,
         "hideHyperthreads": _FLAG,
         "pinMemory": _FLAG,
-        "memoryTypes": {"type": "array", "items": {"type": "string", "enum": ["DRAM", "HBM", "PMEM"]}},
+        "memoryTypes": _STRINGS,
         "shareIdleCPUsInSame": {
             "type": "string",
             "enum": ["", "system", "package", "die", "numa", "l2cache", "core", "thread"],

@@ -9,6 +9,7 @@ import ssl
 import subprocess
 import threading
 import time
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ class Server(ThreadingHTTPServer):
         self.runtime = runtime
         self.faults = faults
         self.open = True
+        self.on_request: Callable[[Request], None] = lambda request: None
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.load_cert_chain(certificate, key)
         self._connections: set[socket.socket] = set()
@@ -100,6 +102,7 @@ class Handler(BaseHTTPRequestHandler):
         size = int(self.headers.get("content-length") or 0)
         headers = {key.lower(): value for key, value in self.headers.items()}
         request = request_of(self.command, self.path, headers, self.rfile.read(size))
+        self.server.on_request(request)
         faults = self.server.faults
         if fault := faults.take(request, ("latency",)):
             time.sleep(fault.value)
