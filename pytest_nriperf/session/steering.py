@@ -22,7 +22,7 @@ from pytest_nriperf.report.contents import make_row
 from pytest_nriperf.session.collecting import cell_of, function_id
 from pytest_nriperf.session.config import SESSION, STEERING, SWEEPS, session_settings
 from pytest_nriperf.session.course import Course
-from pytest_nriperf.session.sweeping import Sweeps, leave_out, provisioner_of
+from pytest_nriperf.session.sweeping import Sweeps, leave_out, name_of
 from pytest_nriperf.session.telling import Telling, cells_text, clock, gates_left_alone
 from pytest_nriperf.sessions import note_cell, read_cells, resumable
 from pytest_nriperf.settings import Settings
@@ -90,7 +90,7 @@ class Steering:
     def __init__(self, config: pytest.Config, settings: Settings, sweeps: Sweeps) -> None:
         self.config, self.settings, self.sweeps = config, settings, sweeps
         self.courses: list[Course] = []
-        self._told = Telling(settings, lambda node: provisioner_of(config, node).describe().name)
+        self._told = Telling(settings, lambda node: name_of(config, node))
         self.again = False
         self.paths: list[Path] = []
         self.spent = False
@@ -290,8 +290,7 @@ class Steering:
         """Take the cells that the newest unfinished session has done as done."""
         out = self.settings.path(self.settings.out)
         for node in dict.fromkeys(course.node for course in self.courses):
-            description = provisioner_of(self.config, node).describe()
-            folder = resumable(out, node=description.name)
+            folder = resumable(out, node=name_of(self.config, node))
             for course in (each for each in self.courses if each.node == node and folder is not None):
                 self._take_up(session, course, cast("Path", folder))
 

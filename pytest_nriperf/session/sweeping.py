@@ -17,7 +17,7 @@ from pytest_nriperf.errors import EnvironmentFault, SpecError, UsageError
 from pytest_nriperf.generate.archive import worker_archive
 from pytest_nriperf.marks import Arguments, balloon_spec, llm_request
 from pytest_nriperf.provision import provisioner_for
-from pytest_nriperf.seams import Provisioner, Recalling
+from pytest_nriperf.seams import NodeDescription, Provisioner, Recalling
 from pytest_nriperf.session.collecting import function_id
 from pytest_nriperf.session.config import PROVISIONERS, SWEEPS, session_settings
 from pytest_nriperf.sweep.axes import (
@@ -32,6 +32,7 @@ from pytest_nriperf.sweep.axes import (
     sweep_request,
 )
 from pytest_nriperf.sweep.existence import Refusal, Site
+from pytest_nriperf.topology import Topology
 
 
 @dataclass
@@ -146,14 +147,25 @@ def leave_out(sweep: Sweep, node: str, site: Site) -> None:
 def _site(config: pytest.Config, node: str, sweeps: Sweeps) -> Site | None:
     """The node where reading it starts nothing, or as it was seen last; None: what exists is found out as it runs."""
     if node not in sweeps.sites:
-        provisioner = provisioner_of(config, node)
-        try:
-            recalled = provisioner.recall() if isinstance(provisioner, Recalling) else None
-            seen = recalled if isinstance(provisioner, Recalling) else (provisioner.topology(), provisioner.describe())
-        except EnvironmentFault:
-            seen = None  # the first test that needs the node fails with the reason
+        seen = _seen(config, node)
         sweeps.sites[node] = Site.of(*seen) if seen else None
     return sweeps.sites[node]
+
+
+def name_of(config: pytest.Config, node: str) -> str:
+    """The name that recordings have for a node, as far as it is known without starting something there."""
+    seen = _seen(config, node)
+    return seen[1].name if seen else node
+
+
+def _seen(config: pytest.Config, node: str) -> tuple[Topology, NodeDescription] | None:
+    provisioner = provisioner_of(config, node)
+    try:
+        if isinstance(provisioner, Recalling):
+            return provisioner.recall()
+        return provisioner.topology(), provisioner.describe()
+    except EnvironmentFault:
+        return None  # the first test that needs the node fails with the reason
 
 
 def _check_axes(metafunc: pytest.Metafunc, axes: Mapping[str, Sequence[Any]]) -> None:
