@@ -239,6 +239,10 @@ def _shorten(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 1].rstrip() + "…"
 
 
+# Of the columns of `draw_replicas`: together with their blanks as wide as the page.
+_REPLICA_CAPS = (2, 7, 12, 28, 28, 11)
+
+
 def draw_replicas(placement: Placement, topology: Topology) -> str:
     """One line a replica: its letter, NUMA nodes, allocated and visible CPUs, memory."""
     rows = [("", "replica", "NUMA", "allocated", "visible", "memory")]
@@ -253,7 +257,7 @@ def draw_replicas(placement: Placement, topology: Topology) -> str:
                 format_cpus(replica.memory_nodes) or "unbound",
             )
         )
-    widths = [min(34, max(len(row[i]) for row in rows)) for i in range(len(rows[0]))]
+    widths = [min(cap, max(len(row[i]) for row in rows)) for i, cap in enumerate(_REPLICA_CAPS)]
     lines = [
         "  " + "  ".join(_shorten(cell, width).ljust(width) for cell, width in zip(row, widths, strict=True))
         for row in rows

@@ -35,7 +35,7 @@ def test_no_line_is_wider_than_the_page(node: str, replicas: int) -> None:
     text = draw(machine_map(topology, granted))
     assert max(map(len, text.splitlines()[1:])) <= WIDTH
     if granted:
-        assert max(map(len, draw_replicas(granted, topology).splitlines())) <= WIDTH + 10
+        assert max(map(len, draw_replicas(granted, topology).splitlines())) <= WIDTH
 
 
 @pytest.mark.parametrize("node", ["sim:2s64c2t-snc2", "sim:1s16c2t-l3x4", "sim:2s7c"])
