@@ -1,0 +1,165 @@
+"""Documents are valid for the server's schemas, and types say what balloons ask for."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pytest_nriperf.balloons import BalloonSpec, place
+from pytest_nriperf.errors import NotHonouredError, NriperfError, SettingsError
+from pytest_nriperf.provision import manifests
+from pytest_nriperf.provision.balloon_types import choose_type, plan_types, with_types
+from pytest_nriperf.provision.honoured import Seen, granted_placement
+from pytest_nriperf.settings import NodeProfile
+from pytest_nriperf.topology import simulated_topology
+from tests.kubernetes.double.balloons_policy import Container, Policy
+from tests.kubernetes.double.cluster import default_policy
+from tests.kubernetes.double.kinds import PODS, POLICIES, Json
+from tests.kubernetes.double.policy_config import read_config
+from tests.kubernetes.double.schema import unknown_fields, violations
+from tests.kubernetes.double.validation import Schemas, check
+
+ROOT = Path(__file__).parents[2]
+REAL = next((p for p in (ROOT.parents[1] / "shared/data", ROOT.parent / "shared/data") if p.is_dir()), None)
+MACHINE = simulated_topology("sim:2s8c2t-snc2")
+
+specs = st.builds(
+    BalloonSpec,
+    cpus=st.sampled_from([2, 4, 8, "25%", "numa"]),
+    hyperthreads=st.sampled_from(["paired", "spread", "hidden"]),
+    numa=st.sampled_from(["any", "single", "socket", "all"]),
+    memory=st.sampled_from(["local", "any", "interleave"]),
+    replicas=st.sampled_from([1, 2, 3]),
+    placement=st.sampled_from(["balance", "pack"]),
+)
+
+
+@cache
+def schemas() -> list[Json]:
+    """The policy's schema, by hand, and the real one where it is beside the project."""
+    found = [Schemas().of(POLICIES)]
+    if REAL is not None:
+        document = yaml.safe_load((REAL / "balloons-crd.yaml").read_text())
+        found += [version["schema"]["openAPIV3Schema"] for version in document["spec"]["versions"]]
+    return found
+
+
+@settings(max_examples=60, deadline=None)
+@given(spec=specs)
+def test_managed_policies_are_valid_and_grant_what_was_planned(spec: BalloonSpec) -> None:
+    try:
+        placement = place(spec, MACHINE, allowed=MACHINE.online, reserved=[0])
+    except NriperfError:
+        return
+    plan = plan_types(placement, MACHINE, "abcd1234")
+    body = manifests.policy("xeon1", "kube-system", with_types(default_policy(), [plan], "0"), {}, "abcd1234", "null")
+    for schema in schemas():
+        checked = {key: value for key, value in body.items() if key != "metadata"}
+        assert list(unknown_fields(checked, schema)) == []
+        assert list(violations(checked, schema)) == []
+    policy = Policy(read_config(body["spec"], MACHINE), MACHINE)
+    seen = []
+    for number, choice in enumerate(plan.replicas):
+        annotations = {manifests.BALLOON: choice.name}
+        container = Container("perf", f"p{number}", str(number), "c", placement.cpus * 1000, annotations=annotations)
+        policy.add(container)
+        assert container.pinned is not None
+        zone = next(b for b in policy.balloons if container in b.containers)
+        seen.append(Seen(f"p{number}", container.pinned, frozenset(), policy.tree.cpus(zone.mask)))
+    granted = granted_placement(placement, seen, MACHINE)
+    planned = [MACHINE.nodes_of(replica.allocated) for replica in placement.replicas]
+    # Where a replica of numa="any" needs several NUMA nodes, which ones is a prediction.
+    if spec.numa != "any" or all(len(nodes) == 1 for nodes in planned):
+        assert [MACHINE.nodes_of(replica.allocated) for replica in granted.replicas] == planned
+
+
+@pytest.mark.parametrize(
+    "profile",
+    [
+        NodeProfile(name="x"),
+        NodeProfile(
+            name="x",
+            image="registry.example/llm:1",
+            pull_secret="s",
+            service_account="a",
+            tolerations=({"key": "k", "operator": "Exists"},),
+            memory_limit="8Gi",
+            model_path="/models",
+            model_claim="weights",
+            resources={"hugepages-2Mi": "1Gi"},
+            host_pid=True,
+        ),
+        NodeProfile(name="x", model_path="/models", model_host_path="/srv/models"),
+    ],
+)
+def test_pods_are_valid_and_ask_for_what_is_allocated(profile: NodeProfile) -> None:
+    from pytest_nriperf.provision.balloon_types import TypeChoice
+
+    plan = manifests.PodPlan("nriperf-a-1-0", "balloon-1", 16, TypeChoice("t", hide=True), "512Mi")
+    body = manifests.pod(plan, profile, "xeon1", "a", "files", manifests.Owner("files", "uid"))
+    assert Schemas().unknown(PODS, body) == []
+    check(PODS, body, Schemas())
+    container = body["spec"]["containers"][0]
+    assert container["resources"]["requests"]["cpu"] == container["resources"]["limits"]["cpu"] == "16"
+    assert body["metadata"]["annotations"] == {
+        "balloon.balloons.resource-policy.nri.io/container.worker": "t",
+        "hide-hyperthreads.resource-policy.nri.io/container.worker": "true",
+    }
+    assert body["spec"]["terminationGracePeriodSeconds"] >= 1
+    assert body["spec"]["activeDeadlineSeconds"] > 0
+
+
+def choice(spec: BalloonSpec, types: list[Json], **mapping: str) -> Any:
+    return choose_type(spec, 4, {"balloonTypes": types}, mapping, "x", "x")
+
+
+def test_a_type_of_the_node_is_found_by_what_it_does() -> None:
+    own: Json = {"name": "own", "preferNewBalloons": True}
+    sharing = {**own, "name": "sharing", "shareIdleCPUsInSame": "package"}
+    small = {**own, "name": "small", "maxCPUs": 2}
+    hiding = {**own, "name": "hiding", "hideHyperthreads": True}
+    spreading = {**own, "name": "spreading", "preferSpreadOnPhysicalCores": True}
+    types = [sharing, small, spreading, hiding, own]
+    assert choice(BalloonSpec(cpus=4), types).name == "own"
+    assert choice(BalloonSpec(cpus=4, hyperthreads="hidden"), types).name == "hiding"
+    assert choice(BalloonSpec(cpus=4, hyperthreads="spread"), types).name == "spreading"
+    hidden = choice(BalloonSpec(cpus=4, hyperthreads="hidden"), [own])
+    assert (hidden.name, hidden.hide) == ("own", True)
+    with pytest.raises(SettingsError, match="cannot have exactly 4 CPUs"):
+        choice(BalloonSpec(cpus=4), types, paired="small")
+    with pytest.raises(SettingsError, match="gives 4 CPUs of a balloon's own"):
+        choice(BalloonSpec(cpus=4), [sharing, small])
+
+
+@pytest.mark.parametrize(
+    ("spec", "cpus", "zone", "text"),
+    [
+        (BalloonSpec(cpus=2), range(32), None, "not pinned at all"),
+        (BalloonSpec(cpus=2), [1, 2], None, "not whole cores"),
+        (BalloonSpec(cpus=2), [1, 17, 2], None, "3 allocated CPUs"),
+        (BalloonSpec(cpus=2, hyperthreads="spread"), [1, 17], None, "two threads of a core"),
+        (BalloonSpec(cpus=4, hyperthreads="hidden"), [1, 17], [1, 17], "2 allocated CPUs"),
+        (BalloonSpec(cpus=4, numa="single"), [3, 19, 4, 20], None, "span several NUMA nodes"),
+        (BalloonSpec(cpus=2), [4, 5], [1, 17], "static CPU manager"),
+    ],
+)
+def test_what_was_not_honoured_is_told_with_its_likely_cause(
+    spec: BalloonSpec, cpus: Any, zone: Any, text: str
+) -> None:
+    placement = place(spec, MACHINE, allowed=MACHINE.online, reserved=[0])
+    view = Seen("p", frozenset(cpus), frozenset([0]), None if zone is None else frozenset(zone))
+    with pytest.raises(NotHonouredError, match=text):
+        granted_placement(placement, [view], MACHINE)
+
+
+def test_replicas_that_share_a_cpu_are_not_honoured() -> None:
+    placement = place(BalloonSpec(cpus=2, replicas=2), MACHINE, allowed=MACHINE.online)
+    view = Seen("p", frozenset([1, 17]), frozenset([0]))
+    with pytest.raises(NotHonouredError, match="replicas 0 and 1 share CPU 1"):
+        granted_placement(placement, [view, view], MACHINE)
