@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import struct
 import subprocess
 import threading
 from dataclasses import dataclass
@@ -114,7 +115,7 @@ def _serve_client(
     while True:
         try:
             frame = socket.receive()
-        except OSError:
+        except (OSError, ValueError, struct.error):
             frame = None
         if frame is None or frame[0] == CLOSE:
             gone.set()
