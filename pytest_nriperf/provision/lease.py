@@ -111,7 +111,7 @@ class NodeLease:
             "kind": "Lease",
             "metadata": metadata,
             "spec": {
-                "holderIdentity": f"{getpass.getuser()}@{socket.gethostname()} process {os.getpid()}",
+                "holderIdentity": f"{_user()}@{socket.gethostname()} process {os.getpid()}",
                 "leaseDurationSeconds": self._duration_s,
                 "acquireTime": moment,
                 "renewTime": moment,
@@ -163,6 +163,14 @@ class NodeLease:
                 if time.monotonic() - last > self._duration_s:
                     self.lost = f"the lease of node {self._node} could not be renewed: {error.fact}"
                     return
+
+
+def _user() -> str:
+    """Who we are; containers often run as a number without a name."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):
+        return f"user {os.getuid()}"
 
 
 def _micro_time() -> str:

@@ -15,6 +15,7 @@ from typing import Any
 from pytest_nriperf.errors import ProvisionError, WorkerError
 from pytest_nriperf.provision.api_errors import ApiFailure
 from pytest_nriperf.provision.exec_channel import ConnectionLost, ExecChannel
+from pytest_nriperf.provision.pod import NO_MEMORY_POLICY
 
 Json = dict[str, Any]
 
@@ -247,5 +248,8 @@ class PodStream:
             gone = self._connection.why_gone()
             return gone.fact if gone is not None else "it could not be reached to be ended; its relay ends it"
         status, tail = int(self._exit["status"]), str(self._exit["tail"])
+        if status == NO_MEMORY_POLICY:
+            where = f"its memory cannot be bound or interleaved in pod {self._connection.name} ({tail})"
+            return f"{where}: let the balloon type pin memory, allow set_mempolicy there, or use memory='any'"
         text = f"killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
         return text if status == 0 or not tail else f"{text}\n{tail}"
