@@ -83,7 +83,7 @@ def parse_metric(name: str) -> MetricName:
     names = [*metric_names(), *COUNTERS]
     if name not in names:
         near = difflib.get_close_matches(name, names, 3, 0.5) or list(METRICS)
-        raise SpecError(f"there is no metric {name!r}", f"write for example {', '.join(near)}")
+        raise SpecError(f"there is no metric {name!r}", f"near: {', '.join(near)}; all: {', '.join(METRICS)}, counters")
     base, _, statistic = name.partition(".")
     rate = base in COUNTERS or METRICS[base].rate
     return MetricName(base, "rate" if rate else statistic or "median")

@@ -58,7 +58,12 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Check the marks of all collected tests, before -k selects: a mistake is a usage error that names it."""
-    ours = [item for item in items if any(mark.name in OUR_MARKS for mark in item.iter_markers())]
+    ours = [
+        item
+        for item in items
+        if "nri_node" in getattr(item, "fixturenames", ())
+        or any(mark.name in OUR_MARKS for mark in item.iter_markers())
+    ]
     if SWEEPS in config.stash or SETTINGS in config.stash:
         from pytest_nriperf.session.steering import steer
 

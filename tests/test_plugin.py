@@ -209,13 +209,14 @@ def test_it(llm):
 
 
 MISTAKES = {
+    "baloon(cpus=1)": "*unknown mark 'baloon'; did you mean 'balloon'?*",
     "balloon(cpus=3, hyperthreads='hidden')": "*balloon: cpus=3 *the nearest sizes are 2 and 4*",
     "balloon(cpu=4)": "*balloon*'cpu'*did you mean*cpus*",
     "balloon(4)": "*balloon: 4 has no name*",
     "balloon(hyperthreads='both')": "*balloon*hyperthreads*both*",
     "llm(modell='x')": "*llm: unknown argument 'modell'; did you mean 'model'?*",
     "llm(model=3)": "*llm: model = 3 is no text*",
-    "gate('itll')": "*no metric 'itll'*itl*",
+    "gate('itll')": "*no metric 'itll'; near: *itl*all: ttft, itl,*",
     "gate('itl', tolerance=5)": "*gate: tolerance = 5 is no share*",
     "requires_node(min_cpu=1)": "*requires_node: unknown argument 'min_cpu'; did you mean 'min_cpus'?*",
     "requires_node(min_cpus='many')": "*requires_node: min_cpus = 'many' is no whole number*",
@@ -225,7 +226,7 @@ MISTAKES = {
 @pytest.mark.parametrize("mark", MISTAKES)
 def test_a_mistake_in_a_mark_is_a_usage_error_that_names_it(suite: pytest.Pytester, mark: str) -> None:
     suite.makepyfile(test_perf=f"import pytest\n@pytest.mark.{mark}\ndef test_it(llm): pass")
-    result = run(suite)
+    result = run(suite, "-Wignore::pytest.PytestUnknownMarkWarning")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines([MISTAKES[mark]])
     assert "Traceback" not in result.stderr.str() + result.stdout.str()
@@ -260,7 +261,7 @@ def test_what_does_not_fit_is_refused_in_a_sentence(suite: pytest.Pytester) -> N
     suite.makepyfile(test_perf="import pytest\n@pytest.mark.balloon(cpus=64)\ndef test_it(llm): pass")
     result = run(suite)
     result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines(["*test_perf.py::test_it: *64*"])
+    result.stdout.fnmatch_lines(["*64*"])
     assert "Traceback" not in result.stdout.str()
     assert "pytest_nriperf/" not in result.stdout.str()
 
@@ -271,7 +272,7 @@ def test_a_run_that_fails_keeps_the_runs_before_it_and_says_where(suite: pytest.
     conftest.write_text(text + "\nRUNS = iter(range(9))\n")
     result = run(suite)
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["*test_chat: it broke (run 3 of 5; the 2 finished runs are kept in *.nriperf*)*"])
+    result.stdout.fnmatch_lines(["*it broke (run 3 of 5; the 2 finished runs are kept in *.nriperf*)*"])
     assert "Traceback" not in result.stdout.str()
     (document,) = recordings(suite)
     assert set(json.loads(document.read_text())["runs"]) == {"1", "2"}

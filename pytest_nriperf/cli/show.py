@@ -82,7 +82,7 @@ def describe(m: Measurement, wanted: int | None, width: int, ascii_only: bool, p
         lines.append("No run is finished: there is nothing to show yet.")
     else:
         number = m.runs[-1] if wanted is None else wanted
-        lines.append(f"Gaps between tokens over time, run {number} of {len(m.runs)}:")
+        lines.append(f"Gaps between tokens over time, run {number}:")
         lines += draw(m.timeline(number), width=width, glyphs=ASCII if ascii_only else UNICODE, paint=paint)
     if m.warnings:
         lines += ["", *(wrapped for text in m.warnings for wrapped in _wrap(f"warning: {format_text(text)}", width))]

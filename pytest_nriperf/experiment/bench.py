@@ -125,6 +125,15 @@ class Bench:
             "versions": {"pytest-nriperf": __version__, "python": sys.version.split()[0]},
         }
 
+    def closing_words(self) -> list[str]:
+        """What stands at the end of a summary: whether the session was resumed or can be, and its counters."""
+        words = [self.collector_line] if self.collector_line else []
+        if self._session is not None and self._session.document.get("resumed"):
+            words.append(f"went on with {self._session.folder}")
+        if self._session is not None and self.broken_off:
+            words.append(f"broken off: what was measured is kept in {self._session.folder}; go on with --nri-resume")
+        return words
+
     @contextlib.contextmanager
     def held(self, specs: Sequence[BalloonSpec]) -> Iterator[Bench]:
         """Hold the node for the session; the session's folder is marked finished unless it was broken off."""

@@ -17,6 +17,7 @@ from pytest_nriperf.errors import BaselineError
 from pytest_nriperf.explain import explain
 from pytest_nriperf.marks import GateMark
 from pytest_nriperf.metrics import Measurement
+from pytest_nriperf.recording import write_document
 from pytest_nriperf.settings import RunPlan, Settings
 from pytest_nriperf.stats import plan_pair_looks, suite_share
 
@@ -79,8 +80,17 @@ def judge_measurement(
             store.append(file, key, record, verdicts)
         except BaselineError as error:
             return Judged(verdicts, refused=str(error))
-        return Judged(verdicts, stored=f"stored in {store.path(file)}")
+        return Judged(verdicts, stored=f"stored in {store.path(file)}{_doubt(record)}")
     return Judged(verdicts)
+
+
+def remember_gate(measurement: Measurement, metrics: Sequence[str]) -> None:
+    """Write into the recording which metrics its test asked about, so that judging it again asks the same."""
+    gate = dict(measurement.document.get("gate") or {})
+    if measurement.variants or list(metrics) == list(gate.get("metrics") or ()):
+        return
+    document = {**measurement.document, "gate": {**gate, "metrics": list(metrics)}}
+    write_document(measurement.path, document)
 
 
 def _with_reason(verdict: Verdict, measurement: Measurement) -> Verdict:
@@ -99,6 +109,12 @@ def _explained(verdicts: Sequence[Verdict], before: Sequence[SessionRecord], now
     found = explain(changed.metric, values, {name: now.values(name) for name in names})
     text = "" if found is None else found.counters
     return tuple(replace(each, explanation=text) if each is changed else each for each in verdicts)
+
+
+def _doubt(record: SessionRecord) -> str:
+    """What speaks against a session that was stored."""
+    count = len(record.remarks)
+    return f", but {count} of its runs were disturbed: accept a quieter session with --restart" if count else ""
 
 
 def _newest(baseline: Baseline | None, session: str) -> Sequence[SessionRecord]:

@@ -71,11 +71,13 @@ class Tracker:
         )
 
     def _left(self, now: float, tokens: int, phase: str) -> float | None:
-        done = self._run - 1
-        if done > 0:
-            each = (self._run_started_s - self._started_s) / done
-            return max(0.0, each * (self.runs - done) - (now - self._run_started_s))
+        in_run = now - self._run_started_s
+        left_in_run = None
         if phase == "measuring" and tokens:
-            share = min(1.0, tokens / self.tokens_expected)
-            return (now - self._run_started_s) * (self.runs / share - 1)
-        return None
+            left_in_run = in_run * (1 / min(1.0, tokens / self.tokens_expected) - 1)
+        done = self._run - 1
+        if done <= 0:
+            return None if left_in_run is None else left_in_run + (in_run + left_in_run) * (self.runs - self._run)
+        each = (self._run_started_s - self._started_s) / done
+        rest = max(each - in_run, 0.0) if left_in_run is None else left_in_run
+        return rest + each * (self.runs - self._run)

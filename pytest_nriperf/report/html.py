@@ -159,7 +159,12 @@ class Page:
         contents = self.contents
         count, runs = len(contents.parts), sum(len(part.row.runs("tpot")) for part in contents.parts)
         banner = ""
-        if contents.simulated:
+        if contents.simulated and not all(part.simulated for part in contents.parts):
+            banner = (
+                '<p class="simulated" role="note">SIMULATED <span>What is marked so on this page comes from a model of '
+                "a server, not from a server, and is never evidence.</span></p>"
+            )
+        elif contents.simulated:
             banner = (
                 '<p class="simulated" role="note">SIMULATED <span>Times on this page come from a model of a server, '
                 "not from a server. They are for trying out and planning, never evidence.</span></p>"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -106,9 +107,9 @@ def _change(line: MetricLine) -> str:
 
 
 def change_text(verdict: Verdict) -> str:
-    """The change in percent, its interval behind it where there is one."""
+    """The change in percent, its interval behind it where so many runs give one."""
     change = format_percent(verdict.effect, signed=True)
-    if verdict.interval is None:
+    if verdict.interval is None or not math.isfinite(verdict.interval[1]):
         return change
     low, high = (format_percent(limit, signed=True).removesuffix(" %") for limit in verdict.interval)
     return f"{change} [{low}, {high}]"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,7 +19,7 @@ from pytest_nriperf.marks import (
     llm_request,
     variants_of,
 )
-from pytest_nriperf.session.config import SWEEPS
+from pytest_nriperf.session.config import OUR_MARKS, SWEEPS
 from pytest_nriperf.sweep.axes import Cell
 from pytest_nriperf.sweep.existence import Site
 
@@ -42,6 +43,7 @@ def collected(items: Sequence[pytest.Item]) -> Collected:
     balloons: dict[str, BalloonSpec] = {}
     others: set[str] = set()
     for item in items:
+        _refuse_misspelt(item)
         try:
             gated += len(gate_of(arguments_of(item, "gate")).metrics)
             llm_request(arguments_of(item, "llm"))
@@ -54,6 +56,14 @@ def collected(items: Sequence[pytest.Item]) -> Collected:
         if isinstance(item, pytest.Function) and item.get_closest_marker("requires_node"):
             item.fixturenames.insert(0, "nri_requirements")
     return Collected(gated, tuple(balloons.values()), frozenset(balloons.keys() - others))
+
+
+def _refuse_misspelt(item: pytest.Item) -> None:
+    """A mark that is nearly one of ours would be ignored in silence, and another balloon be measured."""
+    for mark in item.iter_markers():
+        near = difflib.get_close_matches(mark.name, OUR_MARKS, 1, 0.8)
+        if near and mark.name not in OUR_MARKS:
+            raise pytest.UsageError(f"{item.nodeid}: unknown mark {mark.name!r}; did you mean {near[0]!r}?")
 
 
 def arguments_of(item: pytest.Item, mark: str) -> list[Arguments]:

@@ -23,7 +23,7 @@ import pytest
 from pytest_nriperf.baselines import BaselineStore, Verdict
 from pytest_nriperf.errors import NriperfError
 from pytest_nriperf.experiment.bench import Bench
-from pytest_nriperf.experiment.judging import judge_measurement, settled
+from pytest_nriperf.experiment.judging import judge_measurement, remember_gate, settled
 from pytest_nriperf.experiment.llm import Llm
 from pytest_nriperf.experiment.subject import Caller
 from pytest_nriperf.generate import make_generator
@@ -155,6 +155,7 @@ class NriSession:
             result = Result(measurement)
             self.results.append(result)
         result.judged = judged
+        remember_gate(measurement, gate.metrics)
         for verdict in judged.verdicts:
             item.user_properties.extend(_properties(verdict))
         failing = judged.failing(self.settings.fail_on)
@@ -194,7 +195,7 @@ class NriSession:
         """An error of ours is a sentence with its next step: no traceback through our own frames."""
         report = yield
         if call.excinfo is not None and isinstance(call.excinfo.value, NriperfError) and report.failed:
-            report.longrepr = f"{item.nodeid}: {call.excinfo.value}"
+            report.longrepr = str(call.excinfo.value)
         if call.when == "call" and report.passed and gate_of(arguments_of(item, "gate")).metrics:
             self._passed.append(item.nodeid)
         return report
@@ -223,11 +224,11 @@ class NriSession:
         for bench in self._benches.values():
             simulated = "  SIMULATED" if bench.simulated else ""
             terminalreporter.line(f"node {bench.name}: {bench.topology.summary()}{simulated}")
-            if bench.collector_line:
-                for line in textwrap.wrap(bench.collector_line, shutil.get_terminal_size().columns - 2):
-                    terminalreporter.line(line)
         for text, markup in summary([summarised(result) for result in self.results]):
             terminalreporter.line(text, **markup)
+        for text in (text for bench in self._benches.values() for text in bench.closing_words()):
+            for line in textwrap.wrap(text, shutil.get_terminal_size().columns - 2):
+                terminalreporter.line(line)
         for test in unjudged(self._passed, [result.measurement for result in self.results if result.judged]):
             terminalreporter.line(test, yellow=True)
         verdicts = [verdict for result in self.results if result.judged for verdict in result.judged.verdicts]
