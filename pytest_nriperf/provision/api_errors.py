@@ -30,7 +30,7 @@ def no_configuration(context: str, text: str) -> SettingsError:
             "see `kubectl config get-contexts`, mend `context` of the profile",
         )
     return SettingsError(
-        f"no cluster is configured: {text}", "set KUBECONFIG, or check that `kubectl get nodes` works here"
+        f"no cluster is configured: {text.rstrip('.')}", "set KUBECONFIG, or check that `kubectl get nodes` works here"
     )
 
 

@@ -60,14 +60,15 @@ def test_only_allowed_cpus_are_planned(capsys: pytest.CaptureFixture[str]) -> No
         (["--node", "sim:1s2c", "--balloon", "cpus=4"], 3, "what fits: 2 CPUs"),
         (["--node", "sim:1s2c2t", "--balloon", "cpus=3"], 2, "nearest sizes are 2 and 4"),
         (["--node", "sim:1s2c", "--balloon", "cpu=4"], 2, "did you mean 'cpus'"),
-        (["--node", "xeon1"], 2, "nriperf topology --snapshot FILE"),
+        (["--node", "xeon1"], 2, "set KUBECONFIG"),
         (["--node", "sim:oops"], 2, "for example sim:2s64c2t-snc2"),
         (["--node", "sim:1s2c", "--allowed", "x"], 2, "no number or range"),
     ],
 )
 def test_a_mistake_is_one_line_with_the_next_step(
-    arguments: list[str], status: int, says: str, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], status: int, says: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("KUBECONFIG", "/no/such/file")
     assert main(["plan", *arguments]) == status
     captured = capsys.readouterr()
     assert captured.out == ""
