@@ -21,6 +21,8 @@ Json = dict[str, Any]
 
 # The worker beats each second, so a connection that is silent for longer is dead without having said so.
 SILENT_S = 20.0
+# How long the API server may take to say that a container has ended.
+_STATUS_LAG_S = 3.0
 RECONNECT_S = 60.0
 
 
@@ -142,9 +144,18 @@ class PodStream:
             text = self._channel.how_it_ended()
             if self._channel.exit_code in (None, 0):
                 raise ConnectionLost(text)
-            raise WorkerError(f"the worker of pod {self._connection.name} cannot be reached: {text}")
+            raise self._gone_soon() or WorkerError(
+                f"the worker of pod {self._connection.name} cannot be reached: {text}"
+            )
         self._heard = time.monotonic()
         return piece
+
+    def _gone_soon(self) -> WorkerError | None:
+        """What became of the pod: its status follows the end of its processes by about a second."""
+        deadline = time.monotonic() + _STATUS_LAG_S
+        while (gone := self._connection.why_gone()) is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+        return gone
 
     def _resend(self, arrived: int) -> None:
         with self._lock:

@@ -296,8 +296,9 @@ def test_failures_of_pods_say_what_and_what_now(
             if "delete" in fault:
                 cluster.store.remove(PODS, grant.pods[0], "perf")
             stream = grant.start_worker(0, Launch(provisioner._archive))
-            while stream.receive(5) is not None:
-                pass
+            for _ in range(60):
+                if stream.receive(5) is None:
+                    break
 
     with pytest.raises(error, match=f"(?s){text}"):
         use()

@@ -42,6 +42,12 @@ mkdir -p /root/dev/pts /root/dev/shm
 mount -t devpts devpts /root/dev/pts
 mount -t tmpfs -o mode=1777 shm /root/dev/shm
 mount -t tmpfs -o mode=1777 tmp /root/tmp
+# A checkout below /tmp would be hidden by that.
+checkout=$(cat /checkout)
+case $checkout in /tmp/*)
+    mkdir -p /upper/checkout /upper/checking /root$checkout
+    mount -t overlay -o lowerdir=/host$checkout,upperdir=/upper/checkout,workdir=/upper/checking overlay /root$checkout
+esac
 mount -t tmpfs -o mode=755 run /root/run
 mount -t cgroup2 cgroup2 /root/sys/fs/cgroup
 ip link set lo up
@@ -120,6 +126,7 @@ def write_initramfs(kernel: Kernel, command: str, target: Path) -> None:
         order = [module for module in _MODULES if _copy_module(kernel, module, folder / "modules")]
         (folder / "modules/order").write_text("\n".join(order) + "\n")
         (folder / "command").write_text(command)
+        (folder / "checkout").write_text(str(Path(__file__).resolve().parents[2]))
         (folder / "init").write_text(_INIT)
         (folder / "init").chmod(0o755)
         names = "\n".join(sorted(str(path.relative_to(folder)) for path in folder.rglob("*")))

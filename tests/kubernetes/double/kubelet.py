@@ -51,6 +51,7 @@ class Process:
         self.cpus: frozenset[int] = frozenset()
         self.memory: tuple[int, ...] = ()
         self.main: subprocess.Popen[bytes] | None = None
+        self.dead = False
         self.log = folder / "log"
 
     def translate(self, text: str) -> str:
@@ -72,7 +73,8 @@ class Process:
         return found
 
     def kill(self) -> None:
-        """The end of the PID namespace: everything in it goes."""
+        """The end of the PID namespace: everything in it goes, and nothing can be started in it any more."""
+        self.dead = True
         for _ in range(50):
             pids = self.pids()
             for pid in pids:
@@ -246,6 +248,8 @@ class Kubelet:
                 start_new_session=True,
             )
         self._started.append(started)
+        if process.dead:
+            process.kill()
         return started
 
     def refresh_proc(self, process: Process) -> None:
@@ -271,7 +275,7 @@ class Kubelet:
 
     def _process(self, pod: Json) -> Process:
         process = self.processes.get(pod["metadata"]["uid"])
-        if process is None:
+        if process is None or process.dead:
             raise CannotStart("container not found")
         return process
 
