@@ -109,7 +109,9 @@ def check_placement(spec: BalloonSpec, allocated: Sequence[frozenset[int]]) -> N
     """Balanced replicas go to different sockets, packed ones to as few as hold them."""
     sockets = [{kernel.socket(cpu) for cpu in cpus} for cpus in allocated]
     if len(allocated) == 2 and all(len(group) == 1 for group in sockets) and len(kernel.nodes()) > 1:
-        room = {s: sum(kernel.socket(cpu) == s for cpu in kernel.online()) for s in {kernel.socket(0), *sockets[1]}}
+        room = {
+            s: sum(kernel.socket(cpu) == s for cpu in os.sched_getaffinity(0)) for s in {kernel.socket(0), *sockets[1]}
+        }
         if spec.placement == "balance" and spec.numa != "all":
             assert sockets[0] != sockets[1]
         elif (
