@@ -18,7 +18,7 @@ from pytest_nriperf.metrics import Measurement
 from pytest_nriperf.recording import write_document, write_run
 from pytest_nriperf.seams import RequestRow, Target, TargetReplica, TokenEvents
 from pytest_nriperf.topology import Topology, read_topology
-from tests.machines.selection import ROOT, for_machines
+from tests.machines.selection import ROOT, everything, for_machines
 from tests.machines.shapes import Shape
 from tests.recorded import described
 
@@ -76,7 +76,8 @@ def measured(folder: Path, topology: Topology, node: int, runs: int = 2) -> Path
     return folder
 
 
-@for_machines(ROOT, shape=lambda shape: shape.cpu_nodes > 1)
+# Minutes of measuring under emulation: part of the full matrix only.
+@for_machines(ROOT, shape=lambda shape: everything() and shape.cpu_nodes > 1)
 def test_pages_on_the_wrong_node_are_named(tmp_path: Path, shape: Shape) -> None:
     topology = read_topology()
     far = topology.cpu_nodes[-1]
