@@ -13,7 +13,7 @@ import pytest
 
 from tests.machines.machine import Boot, boot
 from tests.machines.model import write_model
-from tests.machines.selection import IN_GUEST, Session, fits, plan, results_of, script
+from tests.machines.selection import IN_GUEST, Plan, Session, fits, plan, results_of, script
 from tests.machines.shapes import SHAPES, Shape
 
 _INSIDE = Path(__file__).parent / "inside"
@@ -68,10 +68,11 @@ class InsideFile(pytest.File):
         """One item for each test, machine and user."""
         module = importlib.import_module(f"tests.machines.inside.{self.path.stem}")
         tests = {name: value for name, value in vars(module).items() if name.startswith("test_")}
-        for shape_name, user in _plan(self.config):
+        for (shape_name, user), words in _plan(self.config).items():
             shape = SHAPES[shape_name]
             for name, test in tests.items():
-                if fits(test, shape, user):
+                chosen = not words or any(word in f"{self.path.name}::{name}" for word in words)
+                if chosen and fits(test, shape, user):
                     yield InsideItem.from_parent(
                         self, name=f"{name}[{shape_name}-{user}]", test=test, shape=shape, user=user
                     )
@@ -136,6 +137,6 @@ class InsideItem(pytest.Item):
         return Booted(done, sessions)
 
 
-def _plan(config: pytest.Config) -> list[tuple[str, str]]:
+def _plan(config: pytest.Config) -> Plan:
     named = any("machines" in argument for argument in config.invocation_params.args)
-    return list(plan(named))
+    return plan(named)

@@ -18,23 +18,24 @@ from typing import Any, TypeVar
 
 from tests.machines.kernel import cache_folder
 from tests.machines.machine import Boot
-from tests.machines.shapes import ISOLATED, LARGE, MEMORY_ONLY, NO_HYPERTHREADS, SHAPES, SNC2, TWO_SOCKETS, Shape
+from tests.machines.shapes import ISOLATED, MEMORY_ONLY, NO_HYPERTHREADS, SHAPES, SNC2, Shape
 
 IN_GUEST = "NRIPERF_GUEST"
 ROOT, USER = "root", "user"
 RESULTS = "/dev/ttyS1"
 
+Plan = Mapping[tuple[str, str], tuple[str, ...]]
 _Test = TypeVar("_Test", bound=Callable[..., Any])
 
-# Every shape with every user; and a subset in which each shape and each user occurs, and that CI has time for.
-FULL = tuple((shape.name, user) for shape in SHAPES.values() for user in (ROOT, USER))
-SUBSET = (
-    (SNC2.name, ROOT),
-    (MEMORY_ONLY.name, USER),
-    (ISOLATED.name, ROOT),
-    (NO_HYPERTHREADS.name, USER),
-)
-__all__ = ["FULL", "LARGE", "SUBSET", "TWO_SOCKETS", "Session", "for_machines", "plan", "results_of", "script"]
+# Every shape with every user, all tests; and a subset that CI has time for, in which each kind of shape and each user
+# occurs: machine and user, with what a test's file or name must contain (nothing: all tests).
+FULL: Plan = {(shape.name, user): () for shape in SHAPES.values() for user in (ROOT, USER)}
+SUBSET: Plan = {
+    (SNC2.name, ROOT): (),
+    (MEMORY_ONLY.name, USER): ("mistakes", "kill_9", "every_combination"),
+    (ISOLATED.name, ROOT): ("machine.py", "isolated"),
+    (NO_HYPERTHREADS.name, USER): ("machine.py", "every_combination"),
+}
 
 
 @dataclass(frozen=True)
@@ -55,15 +56,15 @@ def for_machines(*users: str, shape: Callable[[Shape], bool] = lambda _: True) -
     return mark
 
 
-def plan(argument_names_us: bool) -> Sequence[tuple[str, str]]:
+def plan(argument_names_us: bool) -> Plan:
     """Machines and users to boot: NRIPERF_MACHINES full, subset or none; else the subset in CI and on request."""
     chosen = os.environ.get("NRIPERF_MACHINES", "")
     if chosen in ("full", "subset", "none"):
-        return {"full": FULL, "subset": SUBSET, "none": ()}[chosen]
+        return {"full": FULL, "subset": SUBSET, "none": {}}[chosen]
     if chosen:
         raise ValueError(f"NRIPERF_MACHINES={chosen!r}: write full, subset or none")
     in_ci = os.environ.get("CI", "").lower() in ("1", "true")
-    return SUBSET if in_ci or argument_names_us else ()
+    return SUBSET if in_ci or argument_names_us else {}
 
 
 def everything() -> bool:
