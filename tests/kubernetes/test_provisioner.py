@@ -270,7 +270,12 @@ def test_a_rejected_policy_shows_the_plugins_words(cluster: Cluster, make: Make)
 @pytest.mark.parametrize(
     ("words", "fault", "error", "text"),
     [
-        ({}, {"images": set()}, ProvisionError, r"has no image \(ErrImagePull\).*check `image` and `pull_secret`"),
+        (
+            {},
+            {"images": set()},
+            ProvisionError,
+            r"has no image \((ErrImagePull|ImagePullBackOff)\).*check `image` and `pull_secret`",
+        ),
         ({"python": "/no/python"}, {}, ProvisionError, "cannot start.*no such file.*needs Python"),
         ({}, {"order": "oom"}, MemoryFault, "OOMKilled.*memory_limit"),
         ({}, {"order": "evict"}, WorkerError, "Evicted: The node was low"),
@@ -291,11 +296,11 @@ def test_failures_of_pods_say_what_and_what_now(
     def use() -> None:
         with provisioner.session([spec]), provisioner.provision(spec) as grant:
             assert isinstance(grant, PodGrant)
+            stream = grant.start_worker(0, Launch(provisioner._archive))
             if "order" in fault:
                 cluster.nodes["xeon2"].order(grant.pods[0], fault["order"])
             if "delete" in fault:
                 cluster.store.remove(PODS, grant.pods[0], "perf")
-            stream = grant.start_worker(0, Launch(provisioner._archive))
             for _ in range(60):
                 if stream.receive(5) is None:
                     break
