@@ -67,6 +67,7 @@ def boot(shape: Shape, script: str, hear: Callable[[str], None] = lambda _: None
         console = _run(_in_own_mounts(command, folder / "root"), hear)
         lines = results.read_text(errors="replace").splitlines() if results.exists() else []
     (cache_folder() / f"{shape.name}.console").write_text(console)
+    (cache_folder() / f"{shape.name}.results").write_text("\n".join([*lines, ""]))
     status = next((int(line.removeprefix(_EXIT)) for line in lines if line.startswith(_EXIT)), None)
     rest = [line for line in lines if not line.startswith(_EXIT)]
     return Boot(status, rest, console, time.monotonic() - began)

@@ -22,6 +22,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
             "seconds": round(report.duration, 2),
             "text": text[-6000:],
             "facts": [value for name, value in report.user_properties if name == "fact"],
+            "ran": [value for name, value in report.user_properties if name == "ran"],
         }
         with open(RESULTS, "w") as out:
             print(json.dumps(message), file=out)
@@ -37,3 +38,9 @@ def shape() -> Shape:
 def fact(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
     """Say something for the summary on the host."""
     return lambda text: record_property("fact", text)
+
+
+@pytest.fixture
+def ran(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """Name a case of many in the results that are kept beside the kernel."""
+    return lambda text: record_property("ran", text)

@@ -19,11 +19,14 @@ from tests.machines.shapes import Shape
 _TOUCH = b"x=$(printf '%524288s' .); echo ready; read line\n"
 
 
-def test_every_combination_is_what_it_says(shape: Shape, fact: Callable[[str], None]) -> None:
+def test_every_combination_is_what_it_says(
+    shape: Shape, fact: Callable[[str], None], ran: Callable[[str], None]
+) -> None:
     node, wrong, run, unfit = LocalProvisioner(), [], 0, 0
+    tried = combinations() if os.environ.get("NRIPERF_ALL") else pairwise()
     with node.session([]):
-        for combination in combinations() if os.environ.get("NRIPERF_ALL") else pairwise():
-            fitted = False
+        for combination in tried:
+            fitted = []
             for cpus in sizes(combination, shape):
                 try:
                     with node.provision(BalloonSpec(cpus=cpus, **combination)) as grant:
@@ -32,11 +35,13 @@ def test_every_combination_is_what_it_says(shape: Shape, fact: Callable[[str], N
                     continue
                 except AssertionError as error:
                     wrong.append(f"cpus={cpus} {combination}: {error}")
-                run, fitted = run + 1, True
-            unfit += not fitted
+                fitted.append(cpus)
+            words = " ".join(f"{axis}={value}" for axis, value in combination.items())
+            ran(f"{words}: {'cpus=' + ', '.join(map(str, fitted)) if fitted else 'does not fit'}")
+            run, unfit = run + len(fitted), unfit + (not fitted)
     assert not wrong, "\n".join(wrong)
     assert run
-    fact(f"placement: {run} balloons of {len(combinations())} combinations run, {unfit} combinations do not fit")
+    fact(f"placement: {run} balloons of {len(tried)} combinations run, {unfit} combinations do not fit")
     assert not kernel.groups_of_ours()
 
 
