@@ -175,6 +175,8 @@ class WorkerGenerator:
         pending = [(link, link.post("reference")) for link in self._links]
         for number, answer in enumerate(wait_for(pending, Patience(START_TIMEOUT_S))):
             for name, unit in (("memory_bandwidth", "B/s"), ("matrix_product", "FLOP/s")):
+                if answer[name] is None:
+                    continue
                 stamp = answer["t_ns"]
                 rows.append(
                     CounterRow(

@@ -68,15 +68,27 @@ def test_sampling_sends_readings_and_tells_what_is_missing_once(tmp_path: Path) 
     assert readings[0][0][1] < readings[1][0][1]
 
 
-def test_the_reference_load_reads_memory_and_multiplies() -> None:
+def test_the_reference_load_reads_memory_and_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
     import os
 
+    monkeypatch.setattr(reference, "BUDGET_NS", 20_000_000_000)
     before = os.sched_getaffinity(0)
     found = reference.reference_load(sorted(before), Engine().multiply)
     assert found["memory_bandwidth"] > 1e8
     assert found["matrix_product"] > 1e5
     assert "python float64" in found["matrix"]
     assert os.sched_getaffinity(0) == before
+
+
+def test_a_reference_load_without_time_gives_no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reference, "BUDGET_NS", 0)
+    found = reference.reference_load([0, 1], Engine().multiply)
+    assert (found["memory_bandwidth"], found["matrix_product"]) == (None, None)
+
+
+def test_memory_that_one_thread_could_not_touch_in_time_is_not_read() -> None:
+    assert reference._rate([[(10, 4), (20, 4)], []]) is None
+    assert reference._rate([[(10, 4), (20, 4), (30, 4)], [(10, 4), (30, 4)]]) == 12 / 20 * 1e9
 
 
 def test_a_model_is_converted_once_and_others_wait_for_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The short reference load: how fast these CPUs read memory and multiply right now, in a quarter of a second.
+"""The short reference load: how fast these CPUs read memory and multiply right now, in less than a quarter of a second.
 
 Memory is read by the C library's memchr through ctypes, which releases the interpreter's lock, by one thread a CPU,
 each over a buffer of its own that misses the caches: standard library only, and as fast as the machine reads.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import mmap
 import os
 import statistics
 import threading
@@ -15,17 +16,24 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-BUDGET_NS = 200_000_000
+# Wall time of a whole load, whatever else runs on the machine: with one before and one after a run below half a second.
+BUDGET_NS = 230_000_000
 READ_NS = 70_000_000
 MULTIPLY_NS = 40_000_000
 LARGEST_BUFFER = 64 << 20
+_CHUNK = 1 << 20
+_STEP = 4 << 20
 
 
 def reference_load(cpus: list[int], multiply: Callable[[], tuple[str, int]]) -> dict[str, Any]:
-    """Read bandwidth (bytes per second, all CPUs together) and matrix products (operations per second)."""
+    """Read bandwidth (bytes per second, all CPUs together) and matrix products (operations per second).
+
+    Whichever found no time on a machine that is too busy is None.
+    """
     started = time.perf_counter_ns()
-    bandwidth, size = read_bandwidth(cpus, started + BUDGET_NS - MULTIPLY_NS)
-    what, rate = multiply_rate(multiply, time.perf_counter_ns() + MULTIPLY_NS)
+    deadline = started + BUDGET_NS
+    bandwidth, size = read_bandwidth(cpus, deadline - MULTIPLY_NS)
+    what, rate = multiply_rate(multiply, min(deadline, time.perf_counter_ns() + MULTIPLY_NS))
     return {
         "memory_bandwidth": bandwidth,
         "buffer_bytes": size,
@@ -36,11 +44,11 @@ def reference_load(cpus: list[int], multiply: Callable[[], tuple[str, int]]) -> 
     }
 
 
-def read_bandwidth(cpus: list[int], deadline_ns: int) -> tuple[float, int]:
+def read_bandwidth(cpus: list[int], deadline_ns: int) -> tuple[float | None, int]:
     """Bytes per second that one thread a CPU read together, and the size of each buffer.
 
     Each thread passes over its buffer until the time is up. The figure is the median over ten slices of the time, so
-    that one interruption does not move it.
+    that one interruption does not move it; None where buffers that miss the caches could not be made in time.
     """
     size = _buffer_size(len(cpus))
     barrier = threading.Barrier(len(cpus))
@@ -56,15 +64,16 @@ def read_bandwidth(cpus: list[int], deadline_ns: int) -> tuple[float, int]:
     return _rate(passes), size
 
 
-def multiply_rate(multiply: Callable[[], tuple[str, int]], deadline_ns: int) -> tuple[str, float]:
-    """What was multiplied, and floating point operations per second (median over the products)."""
-    what, _ = multiply()
+def multiply_rate(multiply: Callable[[], tuple[str, int]], deadline_ns: int) -> tuple[str, float | None]:
+    """What was multiplied, and floating point operations per second (median over the products); None without time."""
+    what = ""
     rates: list[float] = []
-    while len(rates) < 5 or time.perf_counter_ns() < deadline_ns:
+    while time.perf_counter_ns() < deadline_ns:
         before = time.perf_counter_ns()
-        _, operations = multiply()
+        what, operations = multiply()
         rates.append(operations / max(1, time.perf_counter_ns() - before) * 1e9)
-    return what, statistics.median(rates)
+    warm = rates[1:]
+    return what, statistics.median(warm) if warm else None
 
 
 def _buffer_size(threads: int) -> int:
@@ -85,35 +94,49 @@ def _read(cpu: int, size: int, deadline_ns: int, barrier: threading.Barrier, don
     memchr = ctypes.CDLL(None).memchr
     memchr.restype = ctypes.c_void_p
     memchr.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
+    # Not a ctypes array: those are filled with zeros at once, one thread after the other.
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    touched = _touch(address, size, deadline_ns - READ_NS)
+    try:
+        barrier.wait(max(0.0, (deadline_ns - time.perf_counter_ns()) / 1e9))
+    except threading.BrokenBarrierError:
+        return
+    # Half of it is as large as this thread's part of the cache: with less, the cache would be measured.
+    if touched < size // 2:
+        return
+    end = min(time.perf_counter_ns() + READ_NS, deadline_ns)
+    while True:
+        for offset in range(0, touched - _STEP + 1, _STEP):
+            memchr(address + offset, 0, _STEP)
+            after = time.perf_counter_ns()
+            done.append((after, _STEP))
+            if after >= end:
+                return
+
+
+def _touch(address: int, size: int, until_ns: int) -> int:
+    """Write to the memory, so that it is there, until the time is up; how much of it was."""
     memset = ctypes.CDLL(None).memset
     memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
-    buffer = (ctypes.c_char * size)()
-    address = ctypes.addressof(buffer)
-    memset(address, 1, size)
-    barrier.wait()
-    end = min(time.perf_counter_ns() + READ_NS, deadline_ns)
-    step = 4 << 20
-    while True:
-        for offset in range(0, size - step + 1, step):
-            before = time.perf_counter_ns()
-            memchr(address + offset, 0, step)
-            after = time.perf_counter_ns()
-            done.append((after, step))
-            if after >= end and len(done) > 1:
-                return
-        if before > deadline_ns + READ_NS:
-            return
+    touched = 0
+    while touched < size and time.perf_counter_ns() < until_ns:
+        memset(address + touched, 1, min(_CHUNK, size - touched))
+        touched += _CHUNK
+    return min(touched, size)
 
 
-def _rate(passes: list[list[tuple[int, int]]]) -> float:
-    """Median over ten slices of the common time, bytes per second."""
+def _rate(passes: list[list[tuple[int, int]]]) -> float | None:
+    """Median over ten slices of the common time, bytes per second; None without a common time."""
+    if not all(passes):
+        return None
     start = max(done[0][0] for done in passes)
     end = min(done[-1][0] for done in passes)
     events = sorted(event for done in passes for event in done if start < event[0] <= end)
-    if end <= start or len(events) < 20:
-        total = sum(size for done in passes for _, size in done)
-        span = max(done[-1][0] for done in passes) - min(done[0][0] for done in passes)
-        return total / max(span, 1) * 1e9
+    if not events:
+        return None
+    if len(events) < 20:
+        return sum(size for _, size in events) / (end - start) * 1e9
     slices = [0] * 10
     for stamp, size in events:
         slices[min(9, (stamp - start - 1) * 10 // (end - start))] += size
