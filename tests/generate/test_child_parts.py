@@ -72,6 +72,7 @@ def test_the_reference_load_reads_memory_and_multiplies(monkeypatch: pytest.Monk
     import os
 
     monkeypatch.setattr(reference, "BUDGET_NS", 20_000_000_000)
+    monkeypatch.setattr(reference, "READ_NS", 1_000_000_000)
     before = os.sched_getaffinity(0)
     found = reference.reference_load(sorted(before), Engine().multiply)
     assert found["memory_bandwidth"] > 1e8
