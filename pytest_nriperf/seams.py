@@ -59,14 +59,6 @@ class WorkerStream(Protocol):
         last lines of its standard error when it did not end by itself with status 0. May be called twice."""
 
 
-@runtime_checkable
-class ResumableStream(WorkerStream, Protocol):
-    """A stream whose connection can drop while the process lives on (docs/worker-protocol.md, sessions)."""
-
-    def reconnect(self) -> bool:
-        """After `receive` gave None or raised WorkerError: connect to the same process again; False when it is gone."""
-
-
 @dataclass(frozen=True)
 class Launch:
     """How to start a worker: `archive` is a zip with a `__main__.py`, run by `python` with `environment` added.

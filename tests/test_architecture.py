@@ -72,7 +72,7 @@ EAGER = {
 }
 # These travel into any image: Python >= 3.9, standard library, each other.
 TRAVELLING = ("generate/child/", "collect/")
-TRAVELLING_FILES = {"__init__.py", "errors.py", "units.py", "seams.py", "provision/pod.py"}
+TRAVELLING_FILES = {"__init__.py", "errors.py", "units.py", "seams.py", "provision/pod.py", "provision/pod_relay.py"}
 
 FILES = sorted(ROOT.rglob("*.py"))
 

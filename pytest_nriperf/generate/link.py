@@ -13,9 +13,8 @@ from typing import Any
 
 from pytest_nriperf.errors import MemoryFault, ModelError, NriperfError, SpecError, WorkerError
 from pytest_nriperf.generate.child.protocol import VERSION, Message, ProtocolError, decode, encode
-from pytest_nriperf.seams import ResumableStream, WorkerStream
+from pytest_nriperf.seams import WorkerStream
 
-ACKNOWLEDGE_EVERY = 16
 PING_S = 20.0
 TICK_S = 1.0
 GRACE_S = 2.0
@@ -47,9 +46,7 @@ class Link:
         self._silence_s = silence_s
         self._number = 0
         self._sequence = 0
-        self._acknowledged = 0
         self._replies: dict[int, Message] = {}
-        self._sent: dict[int, bytes] = {}
         self._heard = time.monotonic()
         self._pinged = time.monotonic()
         self._closing = False
@@ -71,8 +68,7 @@ class Link:
                 line = encode({"op": operation, "id": number, **fields})
             except ProtocolError as error:
                 raise WorkerError(f"{self.name} cannot be given this: {error}", "use a shorter prompt") from error
-            self._sent[number] = line
-            # The reader sees the end of the stream too: it connects again and sends this, or says how the worker ended.
+            # The reader sees the end of the stream too, and says how the worker ended.
             with contextlib.suppress(WorkerError):
                 self.stream.send(line)
         return number
@@ -126,10 +122,10 @@ class Link:
             except TimeoutError:
                 self._idle()
             except (WorkerError, OSError, ValueError):
-                self._disconnected()
+                self._ended()
             else:
                 if line is None or not line.endswith(b"\n"):
-                    self._disconnected()
+                    self._ended()
                 else:
                     self._take(line)
             if self.failure is not None:
@@ -140,8 +136,8 @@ class Link:
             message = decode(line)
             self._heard = time.monotonic()
             sequence = int(message["seq"])
-            if sequence <= self._sequence:
-                return
+            if sequence != self._sequence + 1:
+                raise ProtocolError(f"message {sequence} after message {self._sequence}")
             self._sequence = sequence
             self._dispatch(message)
         except (ProtocolError, KeyError, TypeError, ValueError, IndexError) as error:
@@ -152,9 +148,6 @@ class Link:
                 )
             )
             return
-        if self._sequence - self._acknowledged >= ACKNOWLEDGE_EVERY:
-            self._acknowledged = self._sequence
-            self._post_quietly({"op": "ack", "seq": self._sequence})
         self._ping()
 
     def _dispatch(self, message: Message) -> None:
@@ -163,9 +156,7 @@ class Link:
             self._greet(message)
         elif kind == "beat":
             self.stage = str(message["stage"])
-        if kind == "reply":
-            self._sent.pop(int(message["id"]), None)
-        else:
+        if kind != "reply":
             self._on_message(self.replica, message)
         with self._changed:
             if kind == "reply":
@@ -206,16 +197,9 @@ class Link:
             self._pinged = time.monotonic()
             self._post_quietly({"op": "ping", "id": 0})
 
-    def _disconnected(self) -> None:
-        """The connection is gone: connect again where the worker lives on, else find out how it ended."""
+    def _ended(self) -> None:
+        """The stream has ended: find out how the worker did."""
         if self._closing:
-            return
-        if isinstance(self.stream, ResumableStream) and self.stream.reconnect():
-            self._heard = time.monotonic()
-            with self._lock:
-                for line in [encode({"op": "resume", "seq": self._sequence}), *self._sent.values()]:
-                    with contextlib.suppress(WorkerError):
-                        self.stream.send(line)
             return
         words = self.stream.close(GRACE_S)
         where = f"{self.name} ended while {self.stage}: {words}"

@@ -26,6 +26,7 @@ BALLOON = "balloon.balloons.resource-policy.nri.io"
 HIDE = "hide-hyperthreads.resource-policy.nri.io"
 CONTAINER = "worker"
 FILES, RUN = "/nriperf", "/nriperf-run"
+AGENT, RELAY = "pod.py", "pod_relay.py"
 GRACE_S = 5
 # The last net for a pod whose owner and whose session are both gone.
 DEADLINE_S = 24 * 3600
@@ -96,7 +97,7 @@ def archive_name(archive: bytes) -> str:
 
 def config_map(session: str, node: str, namespace: str, archive: bytes) -> Json:
     """The files that travel into the pods."""
-    agent = Path(__file__).with_name("pod.py").read_text(encoding="utf-8")
+    here = Path(__file__)
     binary = {archive_name(archive): base64.b64encode(archive).decode()} if archive else {}
     return {
         "apiVersion": "v1",
@@ -106,7 +107,7 @@ def config_map(session: str, node: str, namespace: str, archive: bytes) -> Json:
             "namespace": namespace,
             "labels": labels(session, node, "files"),
         },
-        "data": {"pod.py": agent},
+        "data": {name: here.with_name(name).read_text(encoding="utf-8") for name in (AGENT, RELAY)},
         "binaryData": binary,
     }
 
@@ -155,7 +156,7 @@ def _container(plan: PodPlan, profile: NodeProfile) -> Json:
     container: Json = {
         "name": CONTAINER,
         "image": profile.image or STOCK_IMAGE,
-        "command": [profile.python, f"{FILES}/pod.py", "wait"],
+        "command": [profile.python, f"{FILES}/{AGENT}", "wait"],
         "volumeMounts": [
             {"name": "files", "mountPath": FILES, "readOnly": True},
             {"name": "run", "mountPath": RUN},

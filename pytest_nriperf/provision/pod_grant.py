@@ -43,7 +43,11 @@ class PodAccess:
 
     def agent(self, *words: str) -> list[str]:
         """The command line of the pod's own agent."""
-        return [self.python, f"{manifests.FILES}/pod.py", *words]
+        return [self.python, f"{manifests.FILES}/{manifests.AGENT}", *words]
+
+    def relay(self, *words: str) -> list[str]:
+        """The command line of what keeps a worker there."""
+        return [self.python, f"{manifests.FILES}/{manifests.RELAY}", *words]
 
     def open(self, pod: str, command: list[str]) -> ExecChannel:
         """An exec in a pod. Raises what became of the pod when it does not run any more."""
@@ -132,8 +136,8 @@ class PodGrant:
         stream = PodStream(
             PodConnection(
                 open=lambda command: self._access.open(pod, command),
-                run=self._access.agent("run", manifests.RUN, name, archive),
-                attach=self._access.agent("attach", manifests.RUN, name),
+                run=self._access.relay("run", manifests.RUN, name, archive),
+                attach=self._access.relay("attach", manifests.RUN, name),
                 launch=first,
                 why_gone=lambda: self._access.why_gone(pod),
                 name=pod,

@@ -15,7 +15,7 @@ from typing import Any
 from pytest_nriperf.errors import ProvisionError, WorkerError
 from pytest_nriperf.provision.api_errors import ApiFailure
 from pytest_nriperf.provision.exec_channel import ConnectionLost, ExecChannel
-from pytest_nriperf.provision.pod import NO_MEMORY_POLICY
+from pytest_nriperf.provision.pod_relay import NO_MEMORY_POLICY
 
 Json = dict[str, Any]
 
@@ -56,6 +56,7 @@ class PodStream:
         self._lines: deque[bytes] = deque()
         self._exit: Json | None = None
         self._ended = ""
+        self._lost = ""
         self._channel: ExecChannel | None = None
         self._heard = time.monotonic()
         self.inner_pid = 0
@@ -95,10 +96,12 @@ class PodStream:
     def close(self, grace_s: float = 2.0) -> str:
         """Ask the relay to end the worker; how it ended."""
         if not self._ended:
-            if self._exit is None:
+            if self._exit is None and not self._lost:
+                patience_s = 3 * grace_s + 2
+                self._connection.reconnect_s = min(self._connection.reconnect_s, patience_s)
                 with contextlib.suppress(Exception), self._lock:
                     self._write(b"q %g\n" % grace_s)
-                self._wait_for_exit(3 * grace_s + 2)
+                self._wait_for_exit(patience_s)
             self._ended = self._words()
             if self._channel is not None:
                 self._channel.close()
@@ -144,11 +147,15 @@ class PodStream:
             text = self._channel.how_it_ended()
             if self._channel.exit_code in (None, 0):
                 raise ConnectionLost(text)
-            raise self._gone_soon() or WorkerError(
-                f"the worker of pod {self._connection.name} cannot be reached: {text}"
+            raise self._given_up(
+                self._gone_soon() or WorkerError(f"the worker of pod {self._connection.name} cannot be reached: {text}")
             )
         self._heard = time.monotonic()
         return piece
+
+    def _given_up(self, error: WorkerError) -> WorkerError:
+        self._lost = error.fact
+        return error
 
     def _gone_soon(self) -> WorkerError | None:
         """What became of the pod: its status follows the end of its processes by about a second."""
@@ -218,7 +225,7 @@ class PodStream:
         while time.monotonic() < deadline:
             gone = self._connection.why_gone()
             if gone is not None:
-                raise gone
+                raise self._given_up(gone)
             try:
                 self._channel = self._connection.open(self._connection.attach)
                 self._greet()
@@ -229,6 +236,7 @@ class PodStream:
                 if not start_again:
                     raise
                 start_again = False
+                self._lost = ""
                 with contextlib.suppress(ConnectionLost, ApiFailure):
                     self._begin()
                     return
@@ -236,10 +244,12 @@ class PodStream:
                 last = str(error)
             time.sleep(delay)
             delay = min(delay * 2, 2.0)
-        raise WorkerError(
-            f"the connection to the worker of pod {self._connection.name} broke and could not be made again for "
-            f"{self._connection.reconnect_s:g} s ({last[:200]})",
-            "check the network between here and the API server, and kubectl get nodes",
+        raise self._given_up(
+            WorkerError(
+                f"the connection to the worker of pod {self._connection.name} broke and could not be made again for "
+                f"{self._connection.reconnect_s:g} s ({last[:200]})",
+                "check the network between here and the API server, and kubectl get nodes",
+            )
         )
 
     def _wait_for_exit(self, timeout_s: float) -> None:
@@ -257,7 +267,8 @@ class PodStream:
     def _words(self) -> str:
         if self._exit is None:
             gone = self._connection.why_gone()
-            return gone.fact if gone is not None else "it could not be reached to be ended; its relay ends it"
+            lost = self._lost or "it could not be reached to be ended; its relay ends it"
+            return gone.fact if gone is not None else lost
         status, tail = int(self._exit["status"]), str(self._exit["tail"])
         if status == NO_MEMORY_POLICY:
             where = f"its memory cannot be bound or interleaved in pod {self._connection.name} ({tail})"

@@ -83,7 +83,6 @@ class PlainGrant:
     """`replicas` workers, each on the CPUs given for it (default: all CPUs that this process may use)."""
 
     mechanism = "none"
-    stream_class = PipeStream
 
     def __init__(self, folder: Path, replicas: int = 1, cpus: frozenset[int] | None = None) -> None:
         self._folder = folder
@@ -95,7 +94,7 @@ class PlainGrant:
     def start_worker(self, replica: int, launch: Launch) -> PipeStream:
         archive = self._folder / "worker.zip"
         archive.write_bytes(launch.archive)
-        stream = self.stream_class(
+        stream = PipeStream(
             [launch.python or sys.executable, str(archive), *launch.arguments],
             launch.environment,
             self._folder / f"stderr{replica}-{len(self.streams)}",
@@ -108,10 +107,10 @@ class PlainGrant:
 
 
 @contextlib.contextmanager
-def plain_grant(replicas: int = 1, kind: type[PlainGrant] = PlainGrant) -> Iterator[PlainGrant]:
+def plain_grant(replicas: int = 1) -> Iterator[PlainGrant]:
     """A grant whose processes are all gone when it ends; fails when a closed generator left one."""
     with tempfile.TemporaryDirectory() as folder:
-        grant = kind(Path(folder), replicas)
+        grant = PlainGrant(Path(folder), replicas)
         try:
             yield grant
         finally:
@@ -121,44 +120,3 @@ def plain_grant(replicas: int = 1, kind: type[PlainGrant] = PlainGrant) -> Itera
                 assert stream.process.stdout
                 stream.process.stdout.close()
         assert not left, f"still running: {[stream.pid for stream in left]}"
-
-
-class SessionStream(PipeStream):
-    """A worker that outlives its connection. `cut` drops the connection as a broken network does."""
-
-    def __init__(self, command: list[str], environment: Mapping[str, str], errors: Path) -> None:
-        self._session = f"test-{os.getpid()}-{errors.name}"
-        self._start = (command, environment)
-        self.connections = 1
-        super().__init__([*command, "--session", self._session, "--linger", "2"], environment, errors)
-
-    def cut(self) -> None:
-        self.process.kill()
-
-    def reconnect(self) -> bool:
-        if self.process.wait() > 0:
-            return False
-        self._close_pipes()
-        command, environment = self._start
-        super().__init__([*command, "--attach", self._session], environment, self._errors)
-        self.connections += 1
-        return self.process.poll() is None and self._greeted()
-
-    def _greeted(self) -> bool:
-        """Whether the relay has found its worker: it ends at once when there is none."""
-        try:
-            return self.process.wait(0.3) == 0
-        except subprocess.TimeoutExpired:
-            return True
-
-    def _close_pipes(self) -> None:
-        for pipe in (self.process.stdin, self.process.stdout):
-            assert pipe
-            with contextlib.suppress(OSError):
-                pipe.close()
-
-
-class SessionGrant(PlainGrant):
-    """The same with workers in sessions."""
-
-    stream_class = SessionStream

@@ -79,6 +79,7 @@ def test_a_worker_reads_files_samples_and_does_what_a_module_adds(link: tuple[Li
         ([encode(HELLO), b'{"seq":2,"type":"be'], "ended while starting: ended with status 0"),
         ([encode({**HELLO, "seq": "one"})], "no message"),
         ([encode({"seq": 1})], "no message"),
+        ([encode(HELLO), encode({"seq": 3, "type": "beat", "stage": "x"})], "message 3 after message 1"),
         ([], "ended while starting"),
     ],
 )

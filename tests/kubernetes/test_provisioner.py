@@ -358,6 +358,8 @@ def test_a_dropped_connection_loses_no_stamps(cluster: Cluster, make: Make) -> N
         cluster.faults.add(Fault("cut", r"/exec\?.*(run|attach)", value=0.4, times=4))
         data = run(grant, Work((Prompt("p", "hello"),), max_new_tokens=60, requests=3))
         assert sum(row.output_tokens for row in data.requests) == 60 * 4
+        assert len(data.tokens) == 61 * 4
+        assert list(data.tokens.t_ns) == sorted(set(data.tokens.t_ns))
         assert sum(stream.reconnections for stream in grant._streams) >= 2
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -111,59 +111,23 @@ class Lines:
 
 
 class Outbox:
-    """Numbers each message, keeps it until it is acknowledged, and sends all that are not again on `resume`.
+    """Numbers each message and writes it with `write`, which takes a whole line.
 
-    `write` takes a whole line; when it raises OSError the connection is gone and messages wait for the next one.
+    When it raises OSError the host is gone: the reader finds out too, and ends the worker.
     """
 
-    def __init__(self, write: Callable[[bytes], None] | None = None) -> None:
-        self._write: Callable[[bytes], None] | None = write
+    def __init__(self, write: Callable[[bytes], None]) -> None:
+        self._write = write
         self._lock = threading.Lock()
-        self._unconfirmed: deque[tuple[int, bytes]] = deque()
         self._sequence = 0
 
     def send(self, type_: str, **fields: Any) -> None:
         """Send a message of this type."""
         with self._lock:
+            line = encode({"seq": self._sequence + 1, "type": type_, **fields})
             self._sequence += 1
-            line = encode({"seq": self._sequence, "type": type_, **fields})
-            self._unconfirmed.append((self._sequence, line))
-            self._push(line)
-
-    def acknowledge(self, sequence: int) -> None:
-        """Forget messages up to this number."""
-        with self._lock:
-            while self._unconfirmed and self._unconfirmed[0][0] <= sequence:
-                self._unconfirmed.popleft()
-
-    def resume(self, sequence: int, write: Callable[[bytes], None]) -> None:
-        """A new connection, whose host has everything up to `sequence`."""
-        self.acknowledge(sequence)
-        with self._lock:
-            self._write = write
-            for _, line in list(self._unconfirmed):
-                self._push(line)
-
-    def connect(self, write: Callable[[bytes], None]) -> None:
-        """The first connection: send everything."""
-        self.resume(0, write)
-
-    def disconnect(self) -> None:
-        """Keep messages from now on instead of writing them."""
-        with self._lock:
-            self._write = None
-
-    def waiting(self) -> int:
-        """Messages not yet acknowledged."""
-        return len(self._unconfirmed)
-
-    def _push(self, line: bytes) -> None:
-        if self._write is None:
-            return
-        try:
-            self._write(line)
-        except OSError:
-            self._write = None
+            with contextlib.suppress(OSError):
+                self._write(line)
 
 
 def write_all(descriptor: int) -> Callable[[bytes], None]:

@@ -1,4 +1,4 @@
-"""How a worker starts and is reached: over its pipes, or in a session that outlives its connection."""
+"""How a worker starts, and what it says first. Its host is at the other end of its standard input and output."""
 
 from __future__ import annotations
 
@@ -6,47 +6,30 @@ import argparse
 import os
 import select
 import signal
-import socket
 import sys
 import threading
 from collections.abc import Callable
 from typing import Any
 
-from pytest_nriperf.generate.child import protocol, session
+from pytest_nriperf.generate.child import protocol
 from pytest_nriperf.generate.child.worker import Worker
 
 PIECE = 65536
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Serve one host over standard input and output, or in a session."""
+    """Serve one host over standard input and output."""
     parser = argparse.ArgumentParser(
         prog="nriperf worker", description="Worker of pytest-nriperf, started by its host."
     )
     parser.add_argument("--silence", type=float, default=300.0, help="end after so many seconds without a word")
     parser.add_argument("--operations", action="append", default=[], help="module that adds operations")
-    parser.add_argument("--session", default="", help="outlive the connection; the name for --attach")
-    parser.add_argument("--attach", default="", help="connect to the worker of this session")
-    parser.add_argument("--linger", type=float, default=60.0, help="end after so many seconds without a connection")
     options = parser.parse_args(argv)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if options.attach:
-        return session.attach(options.attach)
-    if options.session:
-        return session.start(options.session, lambda listener: _serve_session(listener, options))
     source, target = keep_output()
     worker = Worker(protocol.Outbox(protocol.write_all(target)), target)
     _serve(worker, options.operations, lambda: listen(worker, source, options.silence))
     return 0
-
-
-def _serve_session(listener: socket.socket, options: argparse.Namespace) -> None:
-    worker = Worker(protocol.Outbox())
-    _serve(
-        worker,
-        options.operations,
-        lambda: listen_in_session(worker, listener, options.silence, options.linger),
-    )
 
 
 def _serve(worker: Worker, operations: list[str], listening: Callable[[], str]) -> None:
@@ -106,53 +89,13 @@ def listen(worker: Worker, descriptor: int, silence_s: float) -> str:
             piece = b""
         if not piece:
             return "the host is gone"
-        _take(worker, lines, piece, worker.take)
+        _take(worker, lines, piece)
 
 
-def listen_in_session(worker: Worker, listener: socket.socket, silence_s: float, linger_s: float) -> str:
-    """The same over connections that come and go: the newest counts, `linger_s` without any is the end."""
-    connection: socket.socket | None = None
-    lines = protocol.Lines()
-    known = False
-    while True:
-        ready = session.accept(listener, connection, (silence_s or None) if connection else linger_s)
-        if ready is None:
-            return f"silent for {silence_s:g} s" if connection else f"no host for {linger_s:g} s"
-        if ready is not connection:
-            if connection is not None:
-                connection.close()
-            worker.outbox.disconnect()
-            connection, lines = ready, protocol.Lines()
-            if not known:
-                worker.outbox.connect(connection.sendall)
-                known = True
-            continue
-        try:
-            piece = connection.recv(PIECE)
-        except OSError:
-            piece = b""
-        if piece:
-            _take(worker, lines, piece, _resuming(worker, connection))
-        else:
-            worker.outbox.disconnect()
-            connection.close()
-            connection = None
-
-
-def _resuming(worker: Worker, connection: socket.socket) -> Callable[[protocol.Message], None]:
-    def take(message: protocol.Message) -> None:
-        if message.get("op") == "resume":
-            worker.outbox.resume(int(message["seq"]), connection.sendall)
-        else:
-            worker.take(message)
-
-    return take
-
-
-def _take(worker: Worker, lines: protocol.Lines, piece: bytes, take: Callable[[protocol.Message], None]) -> None:
+def _take(worker: Worker, lines: protocol.Lines, piece: bytes) -> None:
     try:
         for line in lines.feed(piece):
-            take(protocol.decode(line))
+            worker.take(protocol.decode(line))
     except (protocol.ProtocolError, KeyError, TypeError, ValueError) as error:
         worker.outbox.send("reply", id=0, error={"kind": "worker", "fact": f"bad message: {error}"})
 

@@ -66,9 +66,6 @@ class Worker:
     def take(self, message: dict[str, Any]) -> None:
         """One message of the host. Runs in the reader's thread."""
         operation = str(message.get("op", ""))
-        if operation == "ack":
-            self.outbox.acknowledge(int(message["seq"]))
-            return
         if operation == "bye":
             os._exit(0)
         number = int(message.get("id", 0))
