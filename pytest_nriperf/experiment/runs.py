@@ -74,8 +74,9 @@ def repeat_until_settled(
         try:
             one_run(last)
         except WorkerError as error:
-            kept = f"run {good + 1} of {plan}; the {good} finished runs are kept in {subjects[-1].folder}"
-            raise type(error)(f"{error.fact} ({kept})", error.next_step) from error
+            runs = f"the {good} finished runs are" if good > 1 else "the finished run is"
+            kept = f"; {runs} kept in {subjects[-1].folder}" if good else ""
+            raise type(error)(f"{error.fact} (run {good + 1} of {plan}{kept})", error.next_step) from error
         disturbed = any(each.disturbances(last) for each in subjects)
         if disturbed and len(repeated) < subjects[0].bench.settings.repeats:
             repeated.add(last)

@@ -19,6 +19,10 @@ PING_S = 20.0
 TICK_S = 1.0
 GRACE_S = 2.0
 
+_MORE_MEMORY = (
+    "raise the limit, use a smaller model or dtype or fewer replicas, or let memory='any' use other NUMA nodes"
+)
+
 
 class Link:
     """A started worker.
@@ -203,14 +207,11 @@ class Link:
             return
         words = self.stream.close(GRACE_S)
         where = f"{self.name} ended while {self.stage}: {words}"
-        if re.search(r"out of memory|OOM|SIGKILL|signal 9|status 137", words):
-            known = re.search(r"out of memory|OOM", words)
+        known = re.search(r"out of memory|OOM", words)
+        excluded = "no kill for lack of memory" in words
+        if known or (not excluded and re.search(r"SIGKILL|signal 9|status 137", words)):
             why = "" if known else " (nobody here sent SIGKILL: most likely the kernel, for lack of memory)"
-            self._fail(
-                MemoryFault(
-                    where + why, "give the replica more memory, use a smaller model or dtype, or fewer replicas"
-                )
-            )
+            self._fail(MemoryFault(where + why, _MORE_MEMORY))
         else:
             self._fail(WorkerError(where, "run the same model by hand on the node to see more"))
 

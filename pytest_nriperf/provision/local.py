@@ -153,6 +153,7 @@ class LocalGrant:
             environment={**os.environ, **launch.environment},
             cpus=granted.visible,
             before_start=policy.apply_to_this_thread,
+            memory_group=self._groups[replica].folder if self._groups else None,
         )
         self._undo.callback(stream.close)
         return stream

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from pytest_nriperf.errors import ProvisionError, WorkerError
+from pytest_nriperf.provision.out_of_memory import OutOfMemoryWatch, kill_first
 
 _TAIL_BYTES = 4096
 _READ_BYTES = 1 << 16
@@ -24,6 +25,7 @@ class ProcessStream:
 
     The thread that starts it takes `cpus` as its own affinity first and then waits for the process: the kernel
     sends a parent-death signal when the starting THREAD ends, so that thread must live as long as the process.
+    `memory_group` is the version 2 cgroup that the command joins, if it does.
     """
 
     def __init__(
@@ -33,6 +35,7 @@ class ProcessStream:
         environment: Mapping[str, str],
         cpus: frozenset[int],
         before_start: Callable[[], None] = lambda: None,
+        memory_group: Path | None = None,
     ) -> None:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
         self._buffer = bytearray()
@@ -40,7 +43,7 @@ class ProcessStream:
         self._ended = ""
         self._closing = threading.Lock()
         self._receiving = threading.Lock()
-        self._out_of_memory_kills = _out_of_memory_kills()
+        self._memory = OutOfMemoryWatch(memory_group)
         started = threading.Event()
 
         def keep() -> None:
@@ -76,6 +79,7 @@ class ProcessStream:
         assert process.stdout is not None
         self._process, self._input, self._output = process, process.stdin, process.stdout
         self.pid: int | None = process.pid
+        kill_first(process.pid)
 
     def send(self, line: bytes) -> None:
         """Write one line. Raises WorkerError when the process is gone."""
@@ -138,8 +142,8 @@ class ProcessStream:
         with self._receiving:
             self._output.close()
         text = _how_it_ended(process.returncode) + forced
-        if process.returncode == -signal.SIGKILL and not forced and _out_of_memory_kills() > self._out_of_memory_kills:
-            text = "killed by the kernel: out of memory"
+        if process.returncode == -signal.SIGKILL and not forced:
+            text = self._memory.verdict() or text
         tail = self._tail()
         self._errors.close()
         return text if process.returncode == 0 or not tail else f"{text}\n{tail}"
@@ -159,12 +163,3 @@ def _how_it_ended(status: int | None) -> str:
     if status is None:
         return "still running"
     return f"killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
-
-
-def _out_of_memory_kills() -> int:
-    """How many processes this kernel has ended for lack of memory since boot."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/vmstat").read_text().splitlines():
-            if line.startswith("oom_kill "):
-                return int(line.split()[1])
-    return 0

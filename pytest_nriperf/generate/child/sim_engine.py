@@ -19,6 +19,7 @@ from pytest_nriperf.generate.child.engine import Engine, EngineError, Input, Set
 from pytest_nriperf.generate.child.recorder import Recorder
 
 SPIN_NS = 150_000
+FILL_BYTES = 1 << 30
 
 
 class SimEngine(Engine):
@@ -125,8 +126,18 @@ class SimEngine(Engine):
             os.kill(os.getpid(), signal.SIGSTOP)
         elif self._fail == "garbage":
             os.write(self._setting.output, b"Segfault? No: just a chatty library\n")
+        elif self._fail == "fill":
+            self._fill()
         elif self._fail == "print":
             print("a library that prints to standard output", flush=True)
             os.write(1, b"and one that does not ask Python\n")
         elif self._fail == "request":
             raise EngineError(f"request {request} failed on purpose", kind="engine")
+
+    def _fill(self) -> None:
+        """Take memory until the kernel ends it, up to a limit for where it does not."""
+        taken: list[bytes] = []
+        piece = 16 << 20
+        while piece * len(taken) < FILL_BYTES:
+            taken.append(b"\x01" * piece)
+        raise EngineError(f"{FILL_BYTES >> 20} MiB were there to be had", "leave fail= out", kind="engine")
