@@ -44,7 +44,7 @@ class Verdict:
     probability 1 - 2 x `alpha` or more, `p` is one-sided in the direction of `outcome` (of the effect where that has
     none), `mde` the smallest change that these runs detect with 80 % at `alpha`. `now` and `baseline` are medians over
     runs in `unit`. `explanation` names the counters that moved with it, if any stands out. `suspects` are differences
-    of treatment, `state_differences` those of machine state.
+    of treatment, `state_differences` those of machine state. `stored`: the session is in the baseline now.
     """
 
     metric: str
@@ -74,7 +74,13 @@ class Verdict:
     suspects: tuple[Difference, ...] = ()
     state_differences: tuple[Difference, ...] = ()
     simulated: bool = False
+    stored: bool = False
     test: str = ""
+
+    @property
+    def begun(self) -> bool:
+        """Whether the baseline that was missing begins with this very session: nothing is left to do."""
+        return self.stored and self.outcome == "missing"
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON; an upper limit that is infinite becomes null (a lower one is -1: -100 %)."""

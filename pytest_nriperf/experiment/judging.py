@@ -36,11 +36,7 @@ class Judged:
 
     def failing(self, fail_on: Sequence[str]) -> tuple[Verdict, ...]:
         """The verdicts that fail a test. What was stored just now is no longer missing."""
-        return tuple(
-            verdict
-            for verdict in self.verdicts
-            if verdict.outcome in fail_on and not (verdict.outcome == "missing" and self.stored)
-        )
+        return tuple(one for one in self.verdicts if one.outcome in fail_on and not one.begun)
 
 
 def judge_measurement(
@@ -80,7 +76,8 @@ def judge_measurement(
             store.append(file, key, record, verdicts)
         except BaselineError as error:
             return Judged(verdicts, refused=str(error))
-        return Judged(verdicts, stored=f"stored in {store.path(file)}{_doubt(record)}")
+        kept = tuple(_stored(verdict) for verdict in verdicts)
+        return Judged(kept, stored=f"stored in {store.path(file)}{_doubt(record)}")
     return Judged(verdicts)
 
 
@@ -109,6 +106,13 @@ def _explained(verdicts: Sequence[Verdict], before: Sequence[SessionRecord], now
     found = explain(changed.metric, values, {name: now.values(name) for name in names})
     text = "" if found is None else found.counters
     return tuple(replace(each, explanation=text) if each is changed else each for each in verdicts)
+
+
+def _stored(verdict: Verdict) -> Verdict:
+    """The verdict on a session that is in the baseline now: it may be the one that was missing."""
+    if verdict.outcome != "missing":
+        return replace(verdict, stored=True)
+    return replace(verdict, stored=True, reason="no baseline until now: it begins with this session", advice="")
 
 
 def _doubt(record: SessionRecord) -> str:

@@ -31,9 +31,12 @@ def markdown_summary(verdicts: Sequence[Verdict], *, title: str = "Performance",
 
 
 def workflow_annotations(verdicts: Sequence[Verdict], *, fail_on: Sequence[str] = ("worse",)) -> Iterator[str]:
-    """Workflow commands that mark the test files on the pull request: errors for what fails, warnings for the rest."""
+    """Workflow commands that mark the test files on the pull request: errors for what fails, warnings for the rest.
+
+    What is fine has none, nor has a baseline that begins with this session.
+    """
     for verdict in verdicts:
-        if verdict.outcome in ("same", "better") and verdict.outcome not in fail_on:
+        if verdict.begun or (verdict.outcome in ("same", "better") and verdict.outcome not in fail_on):
             continue
         level = "error" if verdict.outcome in fail_on else "warning"
         file = _property(verdict.test.partition("::")[0])

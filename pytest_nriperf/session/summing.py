@@ -51,8 +51,7 @@ def _line(name: str, result: Result, verdict: Verdict | None) -> MetricLine:
     metric = result.measurement.metric(name)
     low, high = metric.spread
     spread = (high - low) / 2 / metric.value if len(metric.per_run) > 1 and metric.value else None
-    stored = result.judged is not None and bool(result.judged.stored)
-    note = "stored" if stored and verdict is not None and verdict.outcome == "missing" else ""
+    note = "stored" if verdict is not None and verdict.begun else ""
     if not result.measurement.variants:
         return MetricLine(name, metric.value, metric.unit, spread, verdict, note)
     (first, other), (second, _) = result.measurement.variants.items()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import jsonschema
 import pytest
@@ -65,6 +66,12 @@ def test_markdown_escapes_what_comes_from_outside() -> None:
 
 def test_markdown_without_verdicts_says_so() -> None:
     assert "nothing to judge" in markdown_summary([])
+
+
+def test_a_baseline_that_begins_with_this_session_is_no_annotation() -> None:
+    missing = replace(SAME, outcome="missing")
+    assert len(list(workflow_annotations([missing], fail_on=["worse"]))) == 1
+    assert list(workflow_annotations([replace(missing, stored=True)], fail_on=["missing"])) == []
 
 
 def test_annotations_mark_what_fails_as_error_and_cannot_be_forged() -> None:
