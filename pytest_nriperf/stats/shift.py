@@ -18,6 +18,10 @@ from pytest_nriperf.stats.rank import Floats, pairwise_shifts, rank_sum_masses, 
 from pytest_nriperf.stats.spread import NO_SPREAD, SessionSpread
 
 
+# Limits are found by halving, to less than a millionth of what the candidates span.
+_HALVINGS = 24
+
+
 @dataclass(frozen=True)
 class Shift:
     """Confidence distribution of a shift on the log scale.
@@ -79,7 +83,7 @@ class Shift:
             reach *= 2
             if reach > 1e3:
                 return math.inf
-        for _ in range(40):
+        for _ in range(_HALVINGS):
             middle = (low + high) / 2
             if self._p(middle - mirrored) > alpha:
                 low = middle

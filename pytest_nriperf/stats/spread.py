@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from scipy.special import chdtrc, ndtr
@@ -90,23 +91,15 @@ class SessionSpread:
         """Median of the distribution: one standard deviation between sessions."""
         if math.isinf(self.guess_degrees):
             return self.guess
-        below = np.cumsum(self._masses())
+        below = np.cumsum(_masses(self))
         return float(_DEVIATIONS[int(np.searchsorted(below, 0.5))])
 
     def tail(self, factor: float) -> tuple[Floats, Floats]:
         """Points x and P(difference of the two sides' sessions >= x), for variance = `factor` x that of a session."""
-        if math.isinf(self.guess_degrees):
-            deviations, masses = np.array([self.guess]), np.ones(1)
-        else:
-            masses = self._masses()
-            kept = masses > 1e-12
-            deviations, masses = _DEVIATIONS[kept], masses[kept]
-        scale = math.sqrt(factor) * deviations
-        some = scale > 0
-        inside = ndtr(-_POINTS[:, None] / scale[None, some]) @ masses[some]
-        return _POINTS, inside + float(masses[~some].sum()) * (_POINTS <= 0)
+        return _POINTS, _tail(self, factor)
 
-    def _masses(self) -> Floats:
+    def masses(self) -> Floats:
+        """The mass of each candidate variance; for a spread that is no certainty."""
         degrees = self.degrees
         weighed = np.zeros(len(_VARIANCES))
         shares = self.shares or (1.0,) * len(self.evidence)
@@ -120,6 +113,30 @@ class SessionSpread:
         below[-1] = 1.0
         masses: Floats = np.diff(below, prepend=0.0)
         return masses
+
+
+# The same is asked at every look, and for every limit.
+@lru_cache(maxsize=64)
+def _masses(spread: SessionSpread) -> Floats:
+    masses = spread.masses()
+    masses.setflags(write=False)
+    return masses
+
+
+@lru_cache(maxsize=64)
+def _tail(spread: SessionSpread, factor: float) -> Floats:
+    if math.isinf(spread.guess_degrees):
+        deviations, masses = np.array([spread.guess]), np.ones(1)
+    else:
+        masses = _masses(spread)
+        kept = masses > 1e-12
+        deviations, masses = _DEVIATIONS[kept], masses[kept]
+    scale = math.sqrt(factor) * deviations
+    some = scale > 0
+    tail: Floats = ndtr(-_POINTS[:, None] / scale[None, some]) @ masses[some]
+    tail += float(masses[~some].sum()) * (_POINTS <= 0)
+    tail.setflags(write=False)
+    return tail
 
 
 NO_SPREAD = SessionSpread(guess_degrees=math.inf, source="one session")

@@ -1,0 +1,190 @@
+"""How often the gate alarms when nothing changed, with many cases: the nodes of verdicts.py, this project's rules only.
+
+An alarm needs the rank test blind to sessions to be significant at least: the spread between sessions can only widen
+it. So cases that fail even this are counted as silent at once, and the rest (a few percent) are judged in full; that
+is some fifty times faster. `--cases 20000` over all 48 nodes takes about six minutes on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pytest_nriperf.baselines import judge_values
+from pytest_nriperf.baselines.pairs import abba, judge_pairs
+from pytest_nriperf.stats import SessionSpread, plan_looks, session_means
+from pytest_nriperf.stats.rank import rank_sum_masses, sign_masses
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from benchmarks.verdicts import (
+    ALPHA,
+    SESSIONS,
+    SHAPES,
+    SPREADS,
+    SUITE,
+    Floats,
+    Node,
+    autocorrelated,
+    blank,
+    suite_red,
+)
+
+LOOKS = plan_looks(5, 12, 20, ALPHA)
+BLOCK = 4000
+
+
+@dataclass(frozen=True)
+class Block:
+    """Many cases at once, as logs: (case, run) now, (case, session, run) of the baseline and the noise check."""
+
+    now: Floats
+    baseline: Floats
+    check: Floats
+    pairs: Floats
+    rounds: tuple[Floats, Floats]
+
+
+def draw(node: Node, rng: np.random.Generator, cases: int) -> Block:
+    """What `verdicts.make_case` draws, for many cases."""
+
+    def sessions(count: int, runs: int) -> Floats:
+        shape = (cases, count, runs)
+        effects = rng.normal(0, 1, (cases, count, 1)) * node.sessions
+        plain = rng.normal(0, node.runs, shape)
+        if node.shape == "ar 0.4":
+            plain = autocorrelated(plain)
+        elif node.shape == "outliers":
+            plain = plain + (rng.random(shape) < 0.1) * rng.exponential(4 * node.runs, shape)
+        elif node.shape == "bimodal":
+            plain = plain / 2 + (rng.random(shape) < 0.3) * 2 * node.runs
+        return effects + plain
+
+    order = np.array(list(abba(12)))
+    turns = sessions(1, 24)[:, 0]
+    return Block(
+        sessions(1, 12)[:, 0],
+        sessions(4, 5),
+        sessions(20, 5),
+        turns[:, order == "B"] - turns[:, order == "A"],
+        (sessions(10, 1)[:, :, 0], sessions(10, 1)[:, :, 0]),
+    )
+
+
+def blind(now: Floats, baseline: Floats) -> Floats:
+    """One-sided p of the rank test of every case."""
+    above = (now[:, :, None] > baseline[:, None, :]).sum((1, 2))
+    tails = np.cumsum(rank_sum_masses(now.shape[1], baseline.shape[1]))
+    return np.asarray(tails[now.shape[1] * baseline.shape[1] - above])
+
+
+def blind_pairs(differences: Floats) -> Floats:
+    """One-sided p of the signed-rank test of every case."""
+    ranks = np.argsort(np.argsort(np.abs(differences), axis=1), axis=1) + 1
+    count = differences.shape[1]
+    reached = np.where(differences > 0, ranks, 0).sum(1)
+    return np.asarray(np.cumsum(sign_masses(count))[count * (count + 1) // 2 - reached])
+
+
+def alarm(now: Floats, baseline: Floats, noise: Floats | None, level: float) -> str:
+    """The full verdict on one case: its outcome."""
+    known = None
+    if noise is not None:
+        known = SessionSpread((session_means(noise.tolist()),), source="noise check of 20 sessions")
+    now, baseline = np.exp(np.atleast_2d(now)), np.exp(baseline)
+    return judge_values(now.tolist(), baseline.tolist(), blank(), known, level=level).outcome
+
+
+def adaptive(now: Floats, baseline: Floats, noise: Floats) -> str:
+    """The same at every look until it is settled."""
+    found = "unknown"
+    for look in LOOKS:
+        found = alarm(now[: look.runs], baseline, noise, look.alpha)
+        if found != "unknown":
+            break
+    return found
+
+
+def paired(differences: Floats) -> str:
+    """The verdict on pairs."""
+    return judge_pairs([1.0] * len(differences), np.exp(differences).tolist(), blank()).outcome
+
+
+def alarms(block: Block) -> Iterator[tuple[str, int]]:
+    """Per rule how many of the cases are judged worse."""
+    now, old, check = block.now, block.baseline, block.check
+    first, flat = now[:, :5], old.reshape(len(now), -1)
+    four = blind(first, flat) <= ALPHA
+    one = blind(first, old[:, -1]) <= ALPHA
+    some = np.any([blind(now[:, : look.runs], flat) <= look.alpha for look in LOOKS], axis=0)
+    new, before = block.rounds
+
+    def count(screened: NDArray[np.bool_], judge: Callable[[int], str]) -> int:
+        return sum(judge(int(case)) == "worse" for case in np.flatnonzero(screened))
+
+    yield "4 sess.", count(four, lambda at: alarm(first[at], old[at], None, ALPHA))
+    yield "4 s.+check", count(four, lambda at: alarm(first[at], old[at], check[at], ALPHA))
+    yield "1 s.+check", count(one, lambda at: alarm(first[at], old[at, -1:], check[at], ALPHA))
+    yield "1 session", count(one, lambda at: alarm(first[at], old[at, -1:], None, ALPHA))
+    yield "5..12", count(some, lambda at: adaptive(now[at], old[at], check[at]))
+    yield "12 pairs", count(blind_pairs(block.pairs) <= ALPHA, lambda at: paired(block.pairs[at]))
+    yield (
+        "10 rounds",
+        count(blind(new, before) <= ALPHA, lambda at: alarm(new[at, :, None], before[at, :, None], None, ALPHA)),
+    )
+
+
+def rates(job: tuple[Node, int, int]) -> dict[str, float]:
+    """Per rule the share of cases judged worse."""
+    node, cases, seed = job
+    rng = np.random.default_rng(seed)
+    counts: dict[str, int] = {}
+    for start in range(0, cases, BLOCK):
+        for name, found in alarms(draw(node, rng, min(BLOCK, cases - start))):
+            counts[name] = counts.get(name, 0) + found
+    return {name: found / cases for name, found in counts.items()}
+
+
+def standard_error(share: float, cases: int) -> float:
+    """Of the share of red suites, from that of verdicts."""
+    return float(SUITE * (1 - share) ** (SUITE - 1) * math.sqrt(share * (1 - share) / cases))
+
+
+def main() -> None:
+    """Print the share of red suites of six tests, a node a line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--cases", type=int, help="verdicts a node (default: 200 on four nodes)")
+    parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1), help="default: 2")
+    options = parser.parse_args()
+    spreads: Sequence[float] = SPREADS if options.cases else (0.035,)
+    sessions: Sequence[float] = SESSIONS if options.cases else (0.02,)
+    cases = options.cases or 200
+    nodes = [Node(runs, session, shape) for runs in spreads for session in sessions for shape in SHAPES]
+    began, worst = time.perf_counter(), dict[str, float]()
+    print(f"A/A, {cases} verdicts a node, share of alpha {ALPHA:.4f}: % of six-test suites red")
+    with get_context("fork").Pool(options.processes) as pool:
+        jobs = [(node, cases, 7000 + number) for number, node in enumerate(nodes)]
+        for (node, *_), found in zip(jobs, pool.imap(rates, jobs), strict=True):
+            if not worst:
+                print("runs sess. shape     " + "".join(f"{name:>15}" for name in found))
+            row = "".join(
+                f"{f'{100 * suite_red(share):.2f} ± {100 * standard_error(share, cases):.2f}':>15}"
+                for share in found.values()
+            )
+            print(f"{100 * node.runs:4.1f} {100 * node.sessions:4.0f}  {node.shape:10}{row}", flush=True)
+            worst = {name: max(worst.get(name, 0.0), share) for name, share in found.items()}
+    print(f"{'worst node':21}" + "".join(f"{100 * suite_red(share):>15.2f}" for share in worst.values()))
+    print(f"{time.perf_counter() - began:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
