@@ -163,9 +163,10 @@ def main() -> None:
     """Print the share of red suites of six tests, a node a line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--cases", type=int, help="verdicts a node (default: 200 on four nodes)")
+    parser.add_argument("--spread", type=float, nargs="+", help=f"spreads between runs, some of {SPREADS}")
     parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1), help="default: 2")
     options = parser.parse_args()
-    spreads: Sequence[float] = SPREADS if options.cases else (0.035,)
+    spreads: Sequence[float] = options.spread or (SPREADS if options.cases else (0.035,))
     sessions: Sequence[float] = SESSIONS if options.cases else (0.02,)
     cases = options.cases or 200
     nodes = [Node(runs, session, shape) for runs in spreads for session in sessions for shape in SHAPES]

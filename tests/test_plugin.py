@@ -388,3 +388,44 @@ def test_verdicts_are_left_for_machines_and_for_a_jobs_page(
 def test_a_gated_test_that_judged_nothing_is_reported(suite: pytest.Pytester) -> None:
     suite.makepyfile(test_perf=SUITE.replace("baseline.check(m)", "pass"))
     run(suite).stdout.fnmatch_lines(["warning: test_perf.py::test_chat passed although its gate judged nothing;*"])
+
+
+UNLISTED = """
+import pytest
+
+import pytest_nriperf.session.handles  # noqa: F401 - before pytester takes stock: numpy loads once a process
+
+{mark}
+def test_chat(llm, baseline):
+    {checks}
+"""
+
+
+def alphas(suite: pytest.Pytester) -> dict[str, tuple[str, float]]:
+    verdicts = json.loads((suite.path / "verdicts.json").read_text())["verdicts"]
+    return {each["metric"]: (each["outcome"], each["alpha"]) for each in verdicts}
+
+
+def test_a_test_that_judges_without_a_gate_counts_as_three_verdicts(suite: pytest.Pytester) -> None:
+    checks = "baseline.check(llm.measure('a', max_new_tokens=8), 'ttft', 'itl', 'tpot', 'e2e')"
+    suite.makepyfile(test_perf=UNLISTED.format(mark="", checks=checks))
+    run(suite, "--nri-accept=missing", "--nri-runs=6").assert_outcomes(passed=1)
+    configure(suite, speed=1.5)
+    run(suite, "--nri-runs=6", "--nri-json=verdicts.json").assert_outcomes(failed=1)
+    assert alphas(suite) == {
+        "ttft": ("worse", 0.05 / 3),
+        "itl": ("worse", 0.05 / 3),
+        "tpot": ("worse", 0.05 / 3),
+        "e2e": ("unknown", 0.05 / 3),
+    }
+
+
+def test_a_metric_that_the_gate_does_not_name_raises_no_alarm(suite: pytest.Pytester) -> None:
+    checks = "baseline.check(llm.measure('a', max_new_tokens=8), 'itl', 'e2e')"
+    suite.makepyfile(test_perf=UNLISTED.format(mark="@pytest.mark.gate('itl')", checks=checks))
+    run(suite, "--nri-accept=missing", "--nri-runs=6").assert_outcomes(passed=1)
+    configure(suite, speed=1.5)
+    result = run(suite, "--nri-runs=6", "--nri-json=verdicts.json")
+    result.assert_outcomes(failed=1)
+    assert alphas(suite) == {"itl": ("worse", 0.05), "e2e": ("unknown", 0.05)}
+    result.stdout.fnmatch_lines(["*no share of alpha was set aside*"])

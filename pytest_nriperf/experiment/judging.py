@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -48,15 +48,18 @@ def judge_measurement(
     settings: Settings,
     gated_metrics: int,
     accept: bool = False,
+    uncounted: Set[str] = frozenset(),
 ) -> Judged:
     """Judge `metrics` at each verdict's share of the suite's alarm rate, with `accept` do what `--nri-accept` says.
 
-    Variants are judged against each other, and no baseline has a part in it.
+    Variants are judged against each other, and no baseline has a part in it. `uncounted` are metrics that have no
+    share of their own: none of them is called worse.
     """
     share = suite_share(settings.alpha, gated_metrics)
     gates = [_gate(name, gate, settings) for name in metrics]
     if measurement.variants:
-        return _judge_variants(measurement, gates, share, settings.runs)
+        found = _judge_variants(measurement, gates, share, settings.runs)
+        return replace(found, verdicts=_without_share(found.verdicts, uncounted))
     key, record = baseline_key(measurement.document), session_record(measurement)
     file = str(measurement.document["test"]).partition("::")[0]
     baseline = store.find(file, key)
@@ -65,7 +68,9 @@ def judge_measurement(
     plan = looks(baseline, gates, settings.runs.least, settings.runs.most, share)
     runs = len(measurement.runs)
     level = level_reached(plan, runs, share)
-    judged = judge([record], baseline, gates, alpha=share, look=level, noise=noise, test=test)
+    judged = _without_share(
+        judge([record], baseline, gates, alpha=share, look=level, noise=noise, test=test), uncounted
+    )
     verdicts = _explained(
         [_with_reason(verdict, measurement) for verdict in judged], _newest(baseline, record.session), record
     )
@@ -79,6 +84,17 @@ def judge_measurement(
         kept = tuple(_stored(verdict) for verdict in verdicts)
         return Judged(kept, stored=f"stored in {store.path(file)}{_doubt(record)}")
     return Judged(verdicts)
+
+
+def _without_share(verdicts: Sequence[Verdict], uncounted: Set[str]) -> tuple[Verdict, ...]:
+    """An alarm that the suite's rate did not reckon with is none: what it would be is said, and how to count it."""
+    advice = "name every metric in the gate mark, and check one measurement a test"
+    return tuple(
+        replace(one, outcome="unknown", reason=f"{one.reason}, but no share of alpha was set aside", advice=advice)
+        if one.outcome == "worse" and one.metric in uncounted
+        else one
+        for one in verdicts
+    )
 
 
 def remember_gate(measurement: Measurement, metrics: Sequence[str]) -> None:

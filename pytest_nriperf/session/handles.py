@@ -13,7 +13,7 @@ from pytest_nriperf.experiment.bench import Balloon, Bench
 from pytest_nriperf.experiment.llm import Llm, open_llm
 from pytest_nriperf.marks import GateMark, balloon_spec, gate_of, llm_request
 from pytest_nriperf.metrics import Measurement, parse_metric
-from pytest_nriperf.session.collecting import arguments_of, judged_cell
+from pytest_nriperf.session.collecting import arguments_of, judged_cell, shares_of
 from pytest_nriperf.session.working import NriSession
 
 
@@ -63,6 +63,7 @@ class BaselineCheck:
     def __init__(self, session: NriSession, item: pytest.Item) -> None:
         self._session = session
         self._item = item
+        self._shares = list(shares_of(item))
 
     def check(
         self, measurement: Measurement, *metrics: str, tolerance: float | None = None, floor: float | None = None
@@ -70,7 +71,8 @@ class BaselineCheck:
         """Judge what the test's gate names, or `metrics`, against the baseline; one failure names all that fail.
 
         `tolerance` and `floor` are shares (0.05 is 5 %) and override the gate's. What fails a test is said by
-        `--nri-fail-on`. In a cell of a sweep nothing is judged unless its mark says `gate=True`.
+        `--nri-fail-on`. In a cell of a sweep nothing is judged unless its mark says `gate=True`. What has no share of
+        the suite's alarm rate, since collection could not know of it, is `unknown` where it would be `worse`.
         """
         __tracebackhide__ = True
         if not judged_cell(self._item):
@@ -89,6 +91,14 @@ class BaselineCheck:
             gate.tolerance if tolerance is None else tolerance,
             gate.floor if floor is None else floor,
         )
-        message = self._session.judge(self._item, measurement, own)
+        uncounted = frozenset(name for name in dict.fromkeys(asked) if not self._spend(name))
+        message = self._session.judge(self._item, measurement, own, uncounted)
         if message:
             pytest.fail(message, pytrace=False)
+
+    def _spend(self, name: str) -> bool:
+        """Take the share of a verdict that collection counted; False where there is none (left)."""
+        share = next((each for each in self._shares if each in (name, "")), None)
+        if share is not None:
+            self._shares.remove(share)
+        return share is not None

@@ -147,9 +147,13 @@ class NriSession:
         gate = gate_of(arguments_of(self.config.stash[CURRENT], "gate"))
         return settled(measurement, gate, **self._judging(measurement))
 
-    def judge(self, item: pytest.Item, measurement: Measurement, gate: GateMark) -> str:
+    def judge(
+        self, item: pytest.Item, measurement: Measurement, gate: GateMark, uncounted: frozenset[str] = frozenset()
+    ) -> str:
         """Judge, accept where asked, remember; returns the message of a failure, empty when nothing fails."""
-        judged = judge_measurement(measurement, gate.metrics, gate, accept=True, **self._judging(measurement))
+        judged = judge_measurement(
+            measurement, gate.metrics, gate, accept=True, uncounted=uncounted, **self._judging(measurement)
+        )
         result = next((each for each in self.results if each.measurement.path == measurement.path), None)
         if result is None:
             result = Result(measurement)

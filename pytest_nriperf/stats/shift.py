@@ -17,7 +17,6 @@ import numpy as np
 from pytest_nriperf.stats.rank import Floats, pairwise_shifts, rank_sum_masses, sign_masses, walsh_averages
 from pytest_nriperf.stats.spread import NO_SPREAD, SessionSpread
 
-
 # Limits are found by halving, to less than a millionth of what the candidates span.
 _HALVINGS = 24
 
