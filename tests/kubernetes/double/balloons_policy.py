@@ -6,10 +6,11 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from pytest_nriperf.balloons.allocator import Cpus, allocate, allocate_spread, cores_of, lowest_cpu
+from pytest_nriperf.balloons.allocator import cores_of, lowest_cpu
 from pytest_nriperf.balloons.tree import CpuTree, bits_of, cpu_tree
 from pytest_nriperf.topology import Topology
 from pytest_nriperf.units import format_cpus
+from tests.kubernetes.double.choosing import Wish, by_thread, choose
 from tests.kubernetes.double.kinds import Json
 from tests.kubernetes.double.policy_config import BalloonType, Config, Rejected
 
@@ -78,6 +79,7 @@ class Policy:
         self.config = config
         self.topology = topology
         self.tree: CpuTree = cpu_tree(topology)
+        self.split = by_thread(self.tree)
         self.free = self.tree.mask(config.allowed)
         self.balloons: list[Balloon] = []
         self._taken = self.free
@@ -219,16 +221,16 @@ class Policy:
             raise failed
         if count == 0:
             return 0
-        for hint in self._close(type_):
-            if (free & hint).bit_count() >= count:
-                free &= hint
-        loaded = self._loaded() if "core" in type_.load_levels else 0
-        cpus = Cpus(free, free, tuple(mask for mask in (*self._far(type_), loaded) if mask))
-        found = None
-        if type_.spread or type_.overloads:
-            found = allocate_spread(self.tree, cpus, count, balancing=type_.balancing)
-        if found is None:
-            found = allocate(self.tree, cpus, count, balancing=type_.balancing)
+
+        def far(current: int) -> tuple[int, ...]:
+            loaded = self._loaded() if "core" in type_.load_levels else 0
+            own = cores_of(self.tree, current) if type_.overloads else 0
+            return (*self._far(type_), loaded | own)
+
+        close = tuple(self._close(type_))
+        root = self.split if type_.spread else self.tree.root
+        wish = Wish(root, type_.spread, type_.balancing, close, far, type_.overloads)
+        found = choose(self.tree, free, balloon.mask, count, wish)
         if found is None:
             raise failed
         return found
