@@ -125,6 +125,24 @@ class ChecksModels(Protocol):
         """Raises SettingsError naming the setting that is missing."""
 
 
+@dataclass(frozen=True)
+class Observer:
+    """A process of ours on a node, outside every balloon. `hidden`: why it cannot see the replicas' processes there,
+    empty when it can. `address`: the node's own, empty when unknown."""
+
+    stream: WorkerStream
+    hidden: str = ""
+    address: str = ""
+
+
+@runtime_checkable
+class Observed(Provisioner, Protocol):
+    """Another machine whose counters a process of ours reads there."""
+
+    def observe(self, launch: Launch) -> Observer:
+        """Start it. Raises EnvironmentFault."""
+
+
 # ---------------------------------------------------------------------------------------------- what: generate
 
 
@@ -358,7 +376,7 @@ class CounterRow(NamedTuple):
 
 @dataclass(frozen=True)
 class TargetReplica:
-    """A measured replica as collectors see it."""
+    """A measured replica as collectors see it; `pid` as the collectors' machine numbers it."""
 
     replica: int
     pid: int | None

@@ -76,6 +76,10 @@ class Sampler:
                 self.warnings.append(f"collector {stuck}: did not come back in {self._stop_timeout_s:g} s")
             self._summarise()
 
+    def drain(self) -> list[CounterRow]:
+        """Take away what was read so far, also while sampling goes on: what is taken is not in `rows` afterwards."""
+        return [row for source in self._sources for row in source.drain()]
+
     def _work(self) -> None:
         begin_cpu = time.thread_time_ns()
         begin = self._clock()
@@ -97,7 +101,7 @@ class Sampler:
 
     def _summarise(self) -> None:
         for source in self._sources:
-            self.rows.extend(list(source.rows))
+            self.rows.extend(source.drain())
             self.warnings.extend(f"collector {source.name}: {text}" for text in source.said())
             self.cost[f"collector_{source.name}_cpu_s"] = source.cpu_ns / 1e9
         late = sorted(self._late_ns)
@@ -115,7 +119,7 @@ class _Source:
     def __init__(self, collector: Collector, clock: Callable[[], int]) -> None:
         self.collector = collector
         self.name = collector.name
-        self.rows: list[CounterRow] = []
+        self._rows: list[CounterRow] = []
         self.alive = True
         self.busy = False
         self.rests_until = 0
@@ -129,18 +133,27 @@ class _Source:
         """One reading; whatever it raises becomes a mark."""
         begin, begin_cpu = self._clock(), time.thread_time_ns()
         self.busy = True
+        found: list[CounterRow] = []
         try:
-            self.rows.extend(reading())
+            found.extend(reading())
             self._in_a_row = 0
         except Exception as error:  # noqa: BLE001 - a counter source never ends a measurement
             self._in_a_row += 1
             self._failures.append(why(error))
             self.alive = self._in_a_row < FAILURES
+        # At once and whole, so that another thread may take them away at any time.
+        self._rows.extend(found)
         self.busy = False
         self.cpu_ns += time.thread_time_ns() - begin_cpu
         took = self._clock() - begin
         self._slowest_ns = max(self._slowest_ns, took)
         self.rests_until = begin + took + REST * took
+
+    def drain(self) -> list[CounterRow]:
+        """The readings so far, once."""
+        taken = self._rows[:]
+        del self._rows[: len(taken)]
+        return taken
 
     def said(self) -> list[str]:
         """What has to be known about its readings."""

@@ -13,11 +13,11 @@ from typing import Any
 from pytest_nriperf import __version__
 from pytest_nriperf.balloons import BalloonSpec
 from pytest_nriperf.baselines.drift import check_limits
-from pytest_nriperf.collect import choose
+from pytest_nriperf.experiment.counting import Counting, counting_here, counting_there
 from pytest_nriperf.experiment.progress import Show
 from pytest_nriperf.fingerprint import Fingerprint, node_fingerprint
 from pytest_nriperf.generate.models import parse_model
-from pytest_nriperf.seams import Collector, EngineOptions, Generator, Grant, ModelChoice, NodeDescription, Provisioner
+from pytest_nriperf.seams import EngineOptions, Generator, Grant, ModelChoice, NodeDescription, Provisioner
 from pytest_nriperf.sessions import Session
 from pytest_nriperf.settings import NodeProfile, Settings
 from pytest_nriperf.topology import Topology
@@ -72,7 +72,7 @@ class Bench:
         if profile is not None:
             fingerprint = fingerprint.moved(identity=profile.identity, treatment=profile.treatment)
         self.fingerprint: Fingerprint = fingerprint
-        self.collectors, self.collector_line = self._collectors(profile)
+        self.counting = self._counting(profile)
         self.suite = _suite_commit(settings.root)
         check_limits(settings.disturbances)
         self._session: Session | None = None
@@ -121,13 +121,13 @@ class Bench:
             "topology": self.topology.as_dict(),
             "fingerprint": self.fingerprint.as_dict(),
             "suite": self.suite,
-            "collectors": self.collector_line,
+            "collectors": self.counting.line,
             "versions": {"pytest-nriperf": __version__, "python": sys.version.split()[0]},
         }
 
     def closing_words(self) -> list[str]:
         """What stands at the end of a summary: whether the session was resumed or can be, and its counters."""
-        words = [self.collector_line] if self.collector_line else []
+        words = [self.counting.line]
         if self._session is not None and self._session.document.get("resumed"):
             words.append(f"went on with {self._session.folder}")
         if self._session is not None and self.broken_off:
@@ -169,11 +169,14 @@ class Bench:
             return self.settings.reference == "on"
         return gated and not self.simulated and choice.kind not in ("sim", "openai")
 
-    def _collectors(self, profile: NodeProfile | None) -> tuple[list[Collector], str]:
+    def _counting(self, profile: NodeProfile | None) -> Counting:
         if self.simulated:
-            return [], "counters: none on a simulated node"
-        address = self.settings.pcm or (profile.pcm if profile else "")
-        return choose(self.settings.collect, pcm_url=address, here=self.name == "local")
+            return Counting("counters: none on a simulated node")
+        settings = self.settings
+        address = settings.pcm or (profile.pcm if profile else "")
+        if self.name == "local":
+            return counting_here(settings.collect, address)
+        return counting_there(self.provisioner, self.name, settings.collect, address)
 
 
 def _suite_commit(folder: Path) -> Mapping[str, Any]:

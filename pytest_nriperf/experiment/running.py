@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pytest_nriperf.collect.sampler import Sampler
 from pytest_nriperf.experiment.bench import Balloon
 from pytest_nriperf.experiment.progress import Tracker
 from pytest_nriperf.experiment.scenario import drive_scenario
@@ -71,7 +70,7 @@ def record_run(run: int, engines: Sequence[Engines], tracker: Tracker) -> None:
     bench = engines[0].subject.bench
     verified = [each.verify() for each in engines]
     began_ns = time.perf_counter_ns()
-    sampler = Sampler(bench.collectors, _target(engines), hz=bench.settings.sample_hz)
+    sampler = bench.counting.sampler(_target(engines), bench.settings.sample_hz)
     with sampler:
         data = _measured(engines, tracker)
     for each in engines:

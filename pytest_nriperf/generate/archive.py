@@ -15,7 +15,10 @@ import sys
 
 if sys.version_info < (3, 9):
     sys.exit("the worker of pytest-nriperf needs Python 3.9 or newer, this is " + sys.version.split()[0])
-from pytest_nriperf.generate.child.start import main
+if sys.argv[1:] == ["observe"]:
+    from pytest_nriperf.collect.observer import main
+else:
+    from pytest_nriperf.generate.child.start import main
 
 sys.exit(main())
 """
@@ -24,7 +27,7 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 @cache
 def worker_archive() -> bytes:
-    """The archive, the same bytes for the same files. Runs by `python ARCHIVE`."""
+    """The archive, the same bytes for the same files. `python ARCHIVE` is a worker, `... observe` reads counters."""
     files = {
         f"{PACKAGE.name}/{path.relative_to(PACKAGE).as_posix()}": path.read_bytes()
         for name in TRAVELS

@@ -32,9 +32,10 @@ from pytest_nriperf.provision.node_files import (
     topology_words,
 )
 from pytest_nriperf.provision.node_policy import NodePolicy
+from pytest_nriperf.provision.observer_pod import ObserverPod
 from pytest_nriperf.provision.pod_grant import PodAccess, PodGrant
 from pytest_nriperf.provision.pods import Patience, delete_all, delete_files, wait_running
-from pytest_nriperf.seams import Grant, ModelChoice, NodeDescription
+from pytest_nriperf.seams import Grant, Launch, ModelChoice, NodeDescription, Observer
 from pytest_nriperf.settings import NodeProfile, Settings
 from pytest_nriperf.topology import Topology
 
@@ -86,10 +87,10 @@ class KubernetesProvisioner:
         self._undo = contextlib.ExitStack()
         self._lease: NodeLease | None = None
         self._files: manifests.Owner | None = None
-        self._observer = ""
         self._plans: dict[str, TypePlan] = {}
         self._balloons = 0
         self._access = PodAccess(cluster, self.node, profile.namespace, profile.python, self._patience)
+        self._observer = ObserverPod(profile, self.session_id, self._access, self._create_observer)
 
     # ------------------------------------------------------------------------------------------------- the seam's
 
@@ -196,14 +197,16 @@ class KubernetesProvisioner:
 
     def observer(self) -> str:
         """The name of the pod of this node that is outside the balloons: it reads the node's files."""
-        if not self._observer:
-            self._hold()
-            # In the reserved balloon: anywhere else it would take a CPU from those to measure on.
-            name = manifests.object_name(self.session_id, "observer")
-            plan = manifests.PodPlan(name, "observer", choice=TypeChoice("reserved"))
-            self._create([plan])
-            self._observer = plan.name
-        return self._observer
+        self._hold()
+        return self._observer.name()
+
+    def observe(self, launch: Launch) -> Observer:
+        """A process in that pod, for counters."""
+        self._hold()
+        stream = self._observer.start(launch, self._archive)
+        addresses = (self._object.get("status") or {}).get("addresses") or []
+        own = [str(entry["address"]) for entry in addresses if entry.get("type") == "InternalIP"]
+        return Observer(stream, self._observer.hidden, own[0] if own else "")
 
     def documents(self, spec: BalloonSpec) -> list[Json]:
         """The objects that a balloon would get here, for people and `kubectl apply`."""
@@ -232,7 +235,8 @@ class KubernetesProvisioner:
             self._undo.close()
         finally:
             self._undo = contextlib.ExitStack()
-            self._lease, self._files, self._observer = None, None, ""
+            self._lease, self._files = None, None
+            self._observer.forget()
             self._cluster.keep = False
             self._cluster.close()
 
@@ -283,7 +287,7 @@ class KubernetesProvisioner:
     def _delete_pods(self) -> None:
         selector = manifests.ours(session=self.session_id)
         delete_all(self._cluster, self.profile.namespace, selector, self._patience)
-        self._observer = ""
+        self._observer.forget()
 
     def _delete_files(self) -> None:
         delete_files(self._cluster, self.profile.namespace, manifests.ours(session=self.session_id))
@@ -321,13 +325,16 @@ class KubernetesProvisioner:
         choice = choose_type(spec, placement.cpus, effective, self.profile.balloon_types, self.profile.name, self.name)
         return [choice] * len(placement.replicas)
 
-    def _create(self, plans: Sequence[manifests.PodPlan]) -> None:
+    def _create_observer(self, plan: manifests.PodPlan, patience: Patience) -> None:
+        self._create([plan], patience)
+
+    def _create(self, plans: Sequence[manifests.PodPlan], patience: Patience | None = None) -> None:
         assert self._files is not None
         for plan in plans:
             body = manifests.pod(plan, self.profile, self.node, self.session_id, self._files.name, self._files)
             self._cluster.create(PODS, body)
         names = [plan.name for plan in plans]
-        wait_running(self._cluster, self.node, self.profile.namespace, names, self._patience)
+        wait_running(self._cluster, self.node, self.profile.namespace, names, patience or self._patience)
 
     def _memory_limit(self, placement: Placement, number: int) -> str:
         """Pinned memory is widened only for containers that declare a limit: nine tenths of the replica's NUMA nodes,

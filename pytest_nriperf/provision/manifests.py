@@ -43,13 +43,15 @@ class Owner:
 
 @dataclass(frozen=True)
 class PodPlan:
-    """One pod. `memory` is a quantity for the limit, empty for none; `cpus` 0 for pods outside the balloons."""
+    """One pod. `memory` is a quantity for the limit, empty for none; `cpus` 0 for pods outside the balloons;
+    `host_pid`: it sees all processes of its node."""
 
     name: str
     role: str
     cpus: int = 0
     choice: TypeChoice | None = None
     memory: str = ""
+    host_pid: bool = False
 
 
 def node_label(node: str) -> str:
@@ -93,6 +95,11 @@ def archive_name(archive: bytes) -> str:
     'worker-4a70fe9aa643.zip'
     """
     return f"worker-{hashlib.sha256(archive).hexdigest()[:12]}.zip"
+
+
+def archive_path(archive: bytes, folder: str = FILES) -> str:
+    """Where an archive lies in a pod."""
+    return f"{folder}/{archive_name(archive)}"
 
 
 def config_map(session: str, node: str, namespace: str, archive: bytes) -> Json:
@@ -147,7 +154,7 @@ def pod(plan: PodPlan, profile: NodeProfile, node: str, session: str, files: str
         spec["serviceAccountName"] = profile.service_account
     if profile.pull_secret:
         spec["imagePullSecrets"] = [{"name": profile.pull_secret}]
-    if plan.role == "observer" and profile.host_pid:
+    if plan.host_pid:
         spec["hostPID"] = True
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
 

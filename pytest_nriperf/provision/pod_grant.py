@@ -18,7 +18,7 @@ from pytest_nriperf.provision.cluster import Cluster, wait_until
 from pytest_nriperf.provision.exec_channel import ConnectionLost, ExecChannel
 from pytest_nriperf.provision.honoured import Seen
 from pytest_nriperf.provision.node_policy import Zone
-from pytest_nriperf.provision.pod_stream import PodConnection, PodStream
+from pytest_nriperf.provision.pod_stream import RECONNECT_S, PodConnection, PodStream
 from pytest_nriperf.provision.pods import Patience, post_mortem
 from pytest_nriperf.seams import Launch, WorkerStream
 from pytest_nriperf.units import format_cpus, parse_cpus
@@ -84,6 +84,41 @@ class PodAccess:
             f"node {self.node}: the connection to pod {pod} breaks again and again", "check kubectl exec there"
         )
 
+    def bring(self, pod: str, archive: bytes) -> str:
+        """Store an archive in a pod; its path there."""
+        path = manifests.archive_path(archive, manifests.RUN)
+        self.ask(pod, "store", path, str(len(archive)), data=archive)
+        return path
+
+    def start(
+        self,
+        pod: str,
+        archive: str,
+        launch: Launch,
+        memory: Mapping[str, Any] | None = None,
+        reconnect_s: float = RECONNECT_S,
+    ) -> PodStream:
+        """A process that outlives dropped connections and ends when we are gone. `memory`: its policy and nodes."""
+        name = uuid.uuid4().hex[:12]
+        first = {
+            "python": launch.python or self.python,
+            "arguments": list(launch.arguments),
+            "environment": dict(launch.environment),
+            "gone_s": HOST_GONE_S,
+            **(memory or {}),
+        }
+        return PodStream(
+            PodConnection(
+                open=lambda command: self.open(pod, command),
+                run=self.relay("run", manifests.RUN, name, archive),
+                attach=self.relay("attach", manifests.RUN, name),
+                launch=first,
+                why_gone=lambda: self.why_gone(pod),
+                name=pod,
+                reconnect_s=reconnect_s,
+            )
+        )
+
     def tasks(self, pod: str, process: str) -> dict[str, Sequence[str]]:
         """Task -> process, CPUs and memory nodes of a process in the pod and its descendants."""
         found: dict[str, Sequence[str]] = json.loads(self.ask(pod, "tasks", "/proc", process))
@@ -123,26 +158,9 @@ class PodGrant:
     def start_worker(self, replica: int, launch: Launch) -> WorkerStream:
         """Start a worker in the replica's pod. It outlives dropped connections, and ends when we are gone."""
         pod = self.pods[replica]
-        name = uuid.uuid4().hex[:12]
+        nodes = list(self.placement.replicas[replica].memory_nodes)
         archive = self._archive_in(pod, launch.archive)
-        first = {
-            "python": launch.python or self._access.python,
-            "arguments": list(launch.arguments),
-            "environment": dict(launch.environment),
-            "memory": self._memory_mode(replica),
-            "nodes": list(self.placement.replicas[replica].memory_nodes),
-            "gone_s": HOST_GONE_S,
-        }
-        stream = PodStream(
-            PodConnection(
-                open=lambda command: self._access.open(pod, command),
-                run=self._access.relay("run", manifests.RUN, name, archive),
-                attach=self._access.relay("attach", manifests.RUN, name),
-                launch=first,
-                why_gone=lambda: self._access.why_gone(pod),
-                name=pod,
-            )
-        )
+        stream = self._access.start(pod, archive, launch, {"memory": self._memory_mode(replica), "nodes": nodes})
         self._streams.append(stream)
         return stream
 
@@ -191,14 +209,14 @@ class PodGrant:
 
     def _archive_in(self, pod: str, archive: bytes) -> str:
         """Where the archive lies in the pod: in the ConfigMap, else brought there."""
-        name = manifests.archive_name(archive)
         if archive == self._archive:
-            return f"{manifests.FILES}/{name}"
+            return manifests.archive_path(archive)
+        path = manifests.archive_path(archive, manifests.RUN)
         with self._lock:
-            if (pod, name) not in self._stored:
-                self._access.ask(pod, "store", f"{manifests.RUN}/{name}", str(len(archive)), data=archive)
-                self._stored.add((pod, name))
-        return f"{manifests.RUN}/{name}"
+            if (pod, path) not in self._stored:
+                self._access.bring(pod, archive)
+                self._stored.add((pod, path))
+        return path
 
 
 def _balloon_zone(
