@@ -42,7 +42,7 @@ def test_that_fits_at_first(llm):
 def test_that_comes_after(llm):
     llm.measure("one two", max_new_tokens=4, requests=2, warmup=1)
 """
-ARGUMENTS = ["-q", "-p", "no:cacheprovider", "--nri-collect=none", "--tb=short"]
+ARGUMENTS = ["-q", "-p", "pytest_nriperf.plugin", "-p", "no:cacheprovider", "--nri-collect=none", "--tb=short"]
 
 
 @pytest.fixture
@@ -58,8 +58,8 @@ def session(group: MemoryGroup, folder: Path, test: str, runs: int) -> subproces
     (folder / "pytest.ini").write_text("[pytest]\n")
     command = [*group.command_prefix(), sys.executable, "-m", "pytest", *ARGUMENTS, f"--nri-runs={runs}", "-k", test]
     environment = {**os.environ, "NRIPERF_LOCK_DIR": str(folder), "TMPDIR": str(folder), "CI": "", "COLUMNS": "200"}
-    # The suite lies elsewhere: a checkout that is not installed is found from here.
-    environment["PYTHONPATH"] = str(Path(__file__).parents[1])
+    # Only the plugin that is tested, from this checkout, also in a machine where nothing is installed.
+    environment |= {"PYTHONPATH": str(Path(__file__).parents[1]), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=folder, env=environment)
 
 
@@ -102,8 +102,7 @@ def test_runs_that_were_finished_before_the_limit_was_reached_are_kept(group: Me
     with session(group, tmp_path, "first", runs=most) as process:
         while not any(map(finished_runs, recordings(tmp_path).values())) and process.poll() is None:
             time.sleep(0.01)
-        # Now too little for the model: the engine under way is ended, or (version 1 refuses the limit while it runs)
-        # the next one while it loads.
+        # Between two engines, so that the next one is ended while it loads.
         while not group.limit(LIMIT) and process.poll() is None:
             time.sleep(0.001)
         words, _ = process.communicate()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -33,6 +34,7 @@ def _valid(values: Sequence[Any]) -> bool:
     return True
 
 
+@functools.cache
 def pairwise() -> list[Combination]:
     """Few combinations with every pair of values that occurs at all: the one with most new pairs first, and so on."""
     left = combinations()
@@ -50,8 +52,9 @@ def _pairs(combination: Combination) -> set[tuple[tuple[str, Any], ...]]:
 
 
 def sizes(combination: Combination, shape: Shape) -> Iterator[int]:
-    """Sizes worth trying: the smallest that makes whole cores and equal parts of NUMA nodes, and its double."""
+    """Sizes worth trying: the smallest that makes whole cores and equal parts of NUMA nodes; of few its double too."""
     core = 1 if combination["hyperthreads"] == "spread" else shape.threads
     parts = {"socket": shape.snc, "all": shape.cpu_nodes}.get(combination["numa"], 1)
     yield core * parts
-    yield 2 * core * parts
+    if combination in pairwise():
+        yield 2 * core * parts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,11 @@ import pytest
 
 from tests.machines.machine import Boot, boot
 from tests.machines.model import write_model
-from tests.machines.selection import IN_GUEST, Plan, Session, fits, plan, results_of, script
+from tests.machines.selection import IN_GUEST, ROOT, Plan, Session, fits, plan, results_of, script
 from tests.machines.shapes import SHAPES, Shape
 
 _INSIDE = Path(__file__).parent / "inside"
-_NO_TESTS = ("conftest", "holder", "kernel_view")
+_NO_TESTS = ("conftest", "holder", "kernel_view", "reports")
 _ROOT = Path(__file__).parents[2]
 _BOOTED = pytest.StashKey[dict[str, "Booted"]]()
 
@@ -122,19 +122,37 @@ class InsideItem(pytest.Item):
             if isinstance(item, InsideItem) and item.shape == self.shape:
                 sessions.setdefault(item.user, Session(item.user, [])).tests.append(item.inside)
         write_model()
-        capture = self.config.pluginmanager.getplugin("capturemanager")
-        verbose = self.config.get_verbosity() > 0
-        with capture.global_and_fixture_disabled():
-            print(f"\n[{self.shape.name}] booting", flush=True)
+        return Booted(_run(self.config, self.shape, list(sessions.values())), sessions)
 
-            def hear(line: str) -> None:
-                if verbose and line:
-                    print(f"[{self.shape.name}] {line}", flush=True)
 
-            done = boot(self.shape, script(self.shape, sessions.values(), _ROOT), hear)
-            print(f"[{self.shape.name}] {done.seconds:.0f} s", flush=True)
-        results_of(done, list(sessions.values()))
-        return Booted(done, sessions)
+@pytest.fixture
+def machine(pytestconfig: pytest.Config) -> Callable[..., Session]:
+    """Boot a machine of any shape, run a selection of pytest's in it, and give what came back of each test."""
+
+    def run(shape: Shape, *selection: str, user: str = ROOT) -> Session:
+        session = Session(user, list(selection))
+        done = _run(pytestconfig, shape, [session])
+        if done.status is None:
+            raise MachineFailure("no result came out of the machine:\n" + "\n".join(done.console.splitlines()[-60:]))
+        return session
+
+    return run
+
+
+def _run(config: pytest.Config, shape: Shape, sessions: Sequence[Session]) -> Boot:
+    """Boot and run, with the console on the terminal when it is to be seen."""
+    verbose = config.get_verbosity() > 0
+    with config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        print(f"\n[{shape.name}] booting", flush=True)
+
+        def hear(line: str) -> None:
+            if verbose and line:
+                print(f"[{shape.name}] {line}", flush=True)
+
+        done = boot(shape, script(shape, sessions, _ROOT), hear)
+        print(f"[{shape.name}] {done.seconds:.0f} s", flush=True)
+    results_of(done, sessions)
+    return done
 
 
 def _plan(config: pytest.Config) -> Plan:

@@ -103,6 +103,7 @@ def script(shape: Shape, sessions: Iterable[Session], root: Path) -> str:
     ]
     for session in sessions:
         command = [str(python), "-m", "pytest", "-v", "-p", "no:cacheprovider", "-p", "pytest_nriperf.plugin"]
+        command += ["-p", "tests.machines.inside.reports"]
         command += ["-o", "faulthandler_timeout=1200", "--tb=short", *session.tests]
         if session.user != ROOT:
             command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *command]

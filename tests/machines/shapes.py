@@ -12,7 +12,8 @@ _CPU_MODEL = "Skylake-Server"
 class Shape:
     """A machine: `cores` per socket, `snc` NUMA nodes per socket, `memory_only` NUMA nodes without CPUs.
 
-    `isolated` are CPUs for `isolcpus` on the guest's kernel command line.
+    `near` and `far` are the firmware's distances inside a socket and across, `isolated` CPUs for `isolcpus` on the
+    guest's kernel command line.
 
     >>> Shape("small", sockets=2, cores=2, threads=2).cpus
     8
@@ -26,6 +27,8 @@ class Shape:
     node_mib: int = 512
     memory_only: int = 0
     isolated: str = ""
+    near: int = 12
+    far: int = 21
 
     @property
     def cpus(self) -> int:
@@ -57,17 +60,18 @@ class Shape:
         return words
 
     def distance(self, one: int, other: int) -> int:
-        """The firmware's distance: 12 inside a socket, 21 across; memory-only nodes lie behind socket 0."""
+        """What the firmware says of two nodes; memory-only ones lie a little behind socket 0."""
         if one == other:
             return 10
         behind = any(node >= self.cpu_nodes for node in (one, other))
         sockets = {0 if node >= self.cpu_nodes else node // self.snc for node in (one, other)}
-        return (12 if len(sockets) == 1 else 21) + (5 if behind else 0)
+        return (self.near if len(sockets) == 1 else self.far) + (5 if behind else 0)
 
     def command_line(self) -> str:
         """What the guest's kernel is told beside the console. Cgroups wait for grace periods of RCU, which last long
-        on many emulated processors."""
-        return f"rcupdate.rcu_expedited=1{f' isolcpus={self.isolated}' if self.isolated else ''}"
+        on many emulated processors; mitigations change page tables with every system call, which empties the emulated
+        TLB."""
+        return f"rcupdate.rcu_expedited=1 mitigations=off{f' isolcpus={self.isolated}' if self.isolated else ''}"
 
 
 SNC2 = Shape("2s4c2t-snc2", sockets=2, cores=4, threads=2, snc=2)

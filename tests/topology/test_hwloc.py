@@ -33,14 +33,17 @@ SHAPES = [
 Objects = dict[str, list[tuple[int, frozenset[int]]]]
 
 
+def environment(root: Path | None) -> dict[str, str]:
+    """What makes hwloc read this machine, or the tree below `root`."""
+    chosen = {} if root is None else {"HWLOC_FSROOT": str(root)}
+    return {**os.environ, "HWLOC_COMPONENTS": "linux,stop", **chosen}
+
+
 def lstopo(root: Path | None) -> Objects:
     """hwloc's objects by type: the system's number and the CPUs, of this machine or of a tree below `root`."""
     needs("lstopo-no-graphics", package="hwloc-nox")
-    environment = {**os.environ, "HWLOC_COMPONENTS": "linux,stop"}
-    if root is not None:
-        environment["HWLOC_FSROOT"] = str(root)
     done = subprocess.run(
-        ["lstopo-no-graphics", "--of", "xml", "--disallowed"], capture_output=True, check=True, env=environment
+        ["lstopo-no-graphics", "--of", "xml", "--disallowed"], capture_output=True, check=True, env=environment(root)
     )
     objects: Objects = {}
     for element in ElementTree.fromstring(done.stdout).iter("object"):
@@ -80,8 +83,28 @@ def check(topology: Topology, objects: Objects) -> None:
     assert sets(objects, "L3Cache") == grouped((cpu.l3, cpu.id) for cpu in topology.cpus)
 
 
+def check_counts(topology: Topology, root: Path | None) -> None:
+    """hwloc-calc's numbers of packages, NUMA nodes, cores and CPUs."""
+    counts = {
+        "package": len(topology.sockets),
+        "numanode": len(topology.nodes),
+        "core": len(topology.cores()),
+        "pu": len(topology.online),
+    }
+    assert {word: calculated(root, "--number-of", word) for word in counts} == counts
+
+
+def calculated(root: Path | None, *words: str) -> int:
+    needs("hwloc-calc", package="hwloc-nox")
+    done = subprocess.run(
+        ["hwloc-calc", "--disallowed", *words, "all"], capture_output=True, check=True, text=True, env=environment(root)
+    )
+    return int(done.stdout)
+
+
 def test_hwloc_sees_this_machine_as_we_do() -> None:
     check(read_topology(), lstopo(None))
+    check_counts(read_topology(), None)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -97,7 +120,9 @@ def test_hwloc_sees_the_trees_of_simulated_machines_as_we_do(shape: str, tmp_pat
 def test_hwloc_sees_the_snapshots_of_real_machines_as_we_do(snapshot: Path, tmp_path: Path) -> None:
     with tarfile.open(snapshot) as archive:
         archive.extractall(tmp_path, filter="data")
-    check(read_topology(snapshot), lstopo(tmp_path))
+    topology = read_topology(snapshot)
+    check(topology, lstopo(tmp_path))
+    check_counts(topology, tmp_path)
 
 
 def test_hwloc_sees_an_offline_sibling_as_we_do(tmp_path: Path) -> None:
@@ -117,12 +142,3 @@ def test_hwloc_sees_an_offline_sibling_as_we_do(tmp_path: Path) -> None:
             files[path] = files[path].replace(b"00000022", b"00000002")
     write_tree(files, tmp_path)
     check(read_topology(tmp_path / "sys"), lstopo(tmp_path))
-
-
-@pytest.mark.parametrize(("word", "kind"), [("package", "Package"), ("numanode", "NUMANode"), ("core", "Core")])
-def test_hwloc_calc_counts_this_machine_as_we_do(word: str, kind: str) -> None:
-    needs("hwloc-calc", package="hwloc-nox")
-    done = subprocess.run(["hwloc-calc", "--number-of", word, "all"], capture_output=True, check=True, text=True)
-    topology = read_topology()
-    counts = {"Package": len(topology.sockets), "NUMANode": len(topology.cpu_nodes), "Core": len(topology.cores())}
-    assert int(done.stdout) == counts[kind]

@@ -8,7 +8,7 @@ from pytest_nriperf.provision.local import LocalProvisioner
 from pytest_nriperf.topology import read_topology
 from pytest_nriperf.units import parse_cpus
 from tests.machines.shapes import Shape
-from tests.topology.test_hwloc import check, lstopo
+from tests.topology.test_hwloc import check, check_counts, lstopo
 
 _CPU = Path("/sys/devices/system/cpu")
 _NODE = Path("/sys/devices/system/node")
@@ -38,3 +38,4 @@ def test_isolated_cpus_are_seen_and_not_ours_to_give(shape: Shape) -> None:
 
 def test_hwloc_sees_the_same_machine() -> None:
     check(read_topology(), lstopo(None))
+    check_counts(read_topology(), None)

@@ -65,7 +65,8 @@ def test_memory_that_was_touched_before_it_was_bound_is_named_with_its_node(shap
         wanted = kernel.nodes_of(grant.placement.replicas[0].visible) & kernel.has_memory()
         other = max(kernel.has_memory() - wanted)
         # Bound elsewhere by itself, as a wrapper script with a numactl of its own would be.
-        code = f"exec numactl --membind={other} sh -c 'x=$(printf %4000000s .); echo ready; read line'\n"
+        touch = "x=$(printf %4096s .); for d in 1 2 3 4 5 6 7 8 9 10; do x=$x$x; done; echo ready; read line"
+        code = f"exec numactl --membind={other} sh -c '{touch}'\n"
         if kernel.is_root():
             stream = grant.start_worker(0, Launch(code.encode(), python="/bin/sh"))
             # The cgroup has no such node: the engine never starts, instead of running with far memory.
