@@ -41,7 +41,13 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Machine after machine, so that each is booted once and its results come together."""
     names = list(SHAPES)
-    items.sort(key=lambda item: names.index(item.shape.name) if isinstance(item, InsideItem) else -1)
+
+    def place(item: pytest.Item) -> int:
+        if isinstance(item, InsideItem):
+            return names.index(item.shape.name)
+        return len(names) if "machine" in getattr(item, "fixturenames", ()) else -1
+
+    items.sort(key=place)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
