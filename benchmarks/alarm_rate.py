@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_nriperf.baselines import judge_values
-from pytest_nriperf.baselines.pairs import abba, judge_pairs
+from pytest_nriperf.baselines.pairs import judge_pairs, turns
 from pytest_nriperf.stats import SessionSpread, plan_looks, session_means
 from pytest_nriperf.stats.rank import rank_sum_masses, sign_masses
 
@@ -69,13 +69,13 @@ def draw(node: Node, rng: np.random.Generator, cases: int) -> Block:
             plain = plain / 2 + (rng.random(shape) < 0.3) * 2 * node.runs
         return effects + plain
 
-    order = np.array(list(abba(12)))
-    turns = sessions(1, 24)[:, 0]
+    order = np.array(list(turns(12)))
+    in_turn = sessions(1, 24)[:, 0]
     return Block(
         sessions(1, 12)[:, 0],
         sessions(4, 5),
         sessions(20, 5),
-        turns[:, order == "B"] - turns[:, order == "A"],
+        in_turn[:, order == "B"] - in_turn[:, order == "A"],
         (sessions(10, 1)[:, :, 0], sessions(10, 1)[:, :, 0]),
     )
 
@@ -164,10 +164,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--cases", type=int, help="verdicts a node (default: 200 on four nodes)")
     parser.add_argument("--spread", type=float, nargs="+", help=f"spreads between runs, some of {SPREADS}")
+    parser.add_argument("--between", type=float, nargs="+", help=f"spreads between sessions, some of {SESSIONS}")
     parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1), help="default: 2")
     options = parser.parse_args()
     spreads: Sequence[float] = options.spread or (SPREADS if options.cases else (0.035,))
-    sessions: Sequence[float] = SESSIONS if options.cases else (0.02,)
+    sessions: Sequence[float] = options.between or (SESSIONS if options.cases else (0.02,))
     cases = options.cases or 200
     nodes = [Node(runs, session, shape) for runs in spreads for session in sessions for shape in SHAPES]
     began, worst = time.perf_counter(), dict[str, float]()

@@ -25,7 +25,7 @@ from scipy.special import ndtr, ndtri
 from scipy.stats import mannwhitneyu
 
 from pytest_nriperf.baselines import Verdict, judge_values
-from pytest_nriperf.baselines.pairs import abba, judge_pairs
+from pytest_nriperf.baselines.pairs import judge_pairs, turns
 from pytest_nriperf.stats import NO_SPREAD, SessionSpread, plan_looks, session_means, shift_of_runs, suite_share
 
 Floats = NDArray[np.float64]
@@ -114,10 +114,10 @@ def make_case(node: Node, rng: np.random.Generator, shift: float) -> Case:
 
 
 def make_pairs(node: Node, rng: np.random.Generator, shift: float) -> tuple[list[float], list[float]]:
-    """Twelve runs of each variant in one session, in A B B A order; b is slower by `shift`."""
+    """Twelve runs of each variant in one session, in turns; b is slower by `shift`."""
     values = node.session(rng, 24)
     sides: dict[str, list[float]] = {"A": [], "B": []}
-    for letter, value in zip(abba(12), values, strict=True):
+    for letter, value in zip(turns(12), values, strict=True):
         sides[letter].append(value * math.exp(shift) if letter == "B" else value)
     return sides["A"], sides["B"]
 

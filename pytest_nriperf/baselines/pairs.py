@@ -14,17 +14,31 @@ from pytest_nriperf.baselines.verdict import Gate, Verdict, differences
 from pytest_nriperf.stats import NO_SPREAD, detectable, shift_of_pairs
 
 
-def abba(rounds: int) -> str:
-    """The order of runs that lets a steady drift fall out: A B B A B A A B, and again.
+def turns(pairs: int) -> str:
+    """The order of runs that take turns: A B B A B A A B, then A B A B B A B A and B A B A A B A B by turns.
 
-    A B B A for ever would put each pair's same side next to its neighbour's: runs that follow each other are alike
-    (autocorrelation), neighbouring differences would be too, and the test would alarm half as often again as it
-    should. In this order pairs turn and stay by turns, and the likeness cancels.
+    After every fourth pair both sides stood first equally often and a steady drift falls out. Runs that follow each
+    other are often alike (autocorrelation), so differences of pairs that follow each other are unlike where these
+    stand alike, and alike where they are turned. With turned neighbours in the majority (A B B A for ever) the
+    differences vary together and the test alarms half as often again as it should. Here alike neighbours are more.
 
-    >>> abba(4), abba(3)
+    >>> turns(4), turns(12)[8:]
+    ('ABBABAAB', 'ABABBABABABAABAB')
+    """
+    blocks = ("ABBABAAB", "ABABBABA", "BABAABAB")
+    numbers = range((pairs + 3) // 4)
+    return "".join(blocks[2 - number % 2 if number else 0] for number in numbers)[: 2 * pairs]
+
+
+def halves_taken(pairs: int) -> str:
+    """Which variant of a duet has the first half of the balloon, then which the second, pair by pair.
+
+    Both have each half equally often after every second pair, since halves differ more than a drift does.
+
+    >>> halves_taken(4), halves_taken(3)
     ('ABBABAAB', 'ABBABA')
     """
-    return "".join("AB" if number % 4 in (0, 3) else "BA" for number in range(rounds))
+    return "".join("AB" if number % 4 in (0, 3) else "BA" for number in range(pairs))
 
 
 def judge_variants(
@@ -75,7 +89,7 @@ def judge_pairs(
     `level` is what a p has to reach at one of several looks (`stats.plan_pair_looks`), else the verdict's alpha.
 
     Exact signed-rank test on the differences of logs: assumes of them only that they are symmetric when nothing
-    differs, which swapping a and b at random or in A B B A order gives. Raises ValueError for unequal lengths.
+    differs, which swapping a and b at random or in the orders above gives. Raises ValueError for unequal lengths.
     """
     pairs = list(zip(first, second, strict=True))
     blank = replace(

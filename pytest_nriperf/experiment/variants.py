@@ -1,7 +1,7 @@
 """Two variants in one measurement: pairs of runs, in turns or side by side, judged against each other.
 
-In turns the order is A B B A B A A B, so that a steady drift falls out. In a duet both run at the same time, in equal
-disjoint halves of one balloon, and change halves in the same order.
+In turns the order is A B B A B A A B and on (`baselines.pairs.turns`), so that a steady drift falls out. In a duet
+both run at the same time, in equal disjoint halves of one balloon, and change halves.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pytest_nriperf.balloons import Placement
-from pytest_nriperf.baselines.pairs import abba
+from pytest_nriperf.baselines.pairs import halves_taken, turns
 from pytest_nriperf.experiment.bench import Balloon, Bench
 from pytest_nriperf.experiment.running import loaded, record_run
 from pytest_nriperf.experiment.runs import Settled, repeat_until_settled, tracker_of
@@ -75,7 +75,8 @@ class Contest:
         tracker = tracker_of(subjects[0], 2 * replicas if isinstance(replicas, int) else 2, plan.most)
 
         def one_pair(number: int) -> None:
-            swapped = abba(number)[2 * number - 2 :] == "BA"
+            order = halves_taken if self.variants.duet else turns
+            swapped = order(number)[2 * number - 2 :] == "BA"
             if self.variants.duet:
                 assert self.balloon is not None
                 places = halves(self.balloon, self.variants)[:: -1 if swapped else 1]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 
 from pytest_nriperf.baselines import Baseline, BaselineKey, Gate, MetricRuns, SessionRecord, Verdict, judge
 from pytest_nriperf.baselines.drift import disturbances
-from pytest_nriperf.baselines.pairs import abba, judge_pairs
+from pytest_nriperf.baselines.pairs import halves_taken, judge_pairs, turns
 
 KEY = BaselineKey("test_chat", "cpus=1", "m", "w")
 STEADY = (1.000, 1.004, 0.996, 1.002, 0.998)
@@ -107,7 +108,26 @@ def test_no_pairs_and_bad_pairs_are_unknown() -> None:
     assert "not positive" in judge_pairs([1.0], [0.0], blank()).reason
 
 
-def test_a_steady_drift_falls_out_of_abba() -> None:
-    order = abba(8)
+@pytest.mark.parametrize("pairs", [4, 8, 12, 16, 20])
+def test_a_steady_drift_falls_out_of_pairs_in_turn(pairs: int) -> None:
+    order = turns(pairs)
     positions = {letter: sum(at for at, one in enumerate(order) if one == letter) for letter in "AB"}
     assert positions["A"] == positions["B"]
+
+
+def mean_varies(order: str, correlation: float) -> float:
+    """Variance of the mean difference of pairs in this order, by that of as many independent differences."""
+    runs = np.arange(len(order))
+    alike = correlation ** np.abs(np.subtract.outer(runs, runs))
+    sides = np.where(np.array(list(order)) == "B", 1.0, -1.0)
+    return float(sides @ alike @ sides / (len(order) * (1 - correlation)))
+
+
+@pytest.mark.parametrize("pairs", range(8, 41))
+def test_runs_that_are_like_their_neighbours_do_not_raise_alarms_of_pairs(pairs: int) -> None:
+    assert mean_varies(turns(pairs), 0.4) <= 1.0
+    assert mean_varies("ABBA" * pairs, 0.4) > 1.15
+
+
+def test_both_variants_of_a_duet_have_each_half_equally_often() -> None:
+    assert all(halves_taken(pairs)[::2].count("A") == pairs // 2 for pairs in range(2, 21, 2))
