@@ -13,7 +13,7 @@ import pytest
 
 from tests.machines.machine import Boot, boot
 from tests.machines.model import write_model
-from tests.machines.selection import IN_GUEST, ROOT, Plan, Session, fits, plan, results_of, script
+from tests.machines.selection import IN_GUEST, ROOT, Plan, Session, everything, fits, plan, results_of, script
 from tests.machines.shapes import SHAPES, Shape
 
 _INSIDE = Path(__file__).parent / "inside"
@@ -39,15 +39,16 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Machine after machine, so that each is booted once and its results come together."""
+    """Machine after machine, so that each is booted once and its results come together; in the full matrix at last
+    the tests that boot one of their own."""
     names = list(SHAPES)
 
     def place(item: pytest.Item) -> int:
         if isinstance(item, InsideItem):
             return names.index(item.shape.name)
-        return len(names) if "machine" in getattr(item, "fixturenames", ()) else -1
+        return len(names) if _boots(item) else -1
 
-    items.sort(key=place)
+    items[:] = sorted((item for item in items if everything() or not _boots(item)), key=place)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -65,6 +66,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         )
         for fact in facts:
             terminalreporter.write_line(f"  {fact}")
+
+
+def _boots(item: pytest.Item) -> bool:
+    return "machine" in getattr(item, "fixturenames", ())
 
 
 class InsideFile(pytest.File):

@@ -7,14 +7,12 @@ from dataclasses import replace
 
 import pytest
 
-from tests.machines.selection import ROOT, USER, Session, everything
+from tests.machines.selection import ROOT, USER, Session
 from tests.machines.shapes import SNC2
 
 
 @pytest.mark.parametrize("user", [ROOT, USER])
 def test_the_tests_of_provisioning_hold_on_several_numa_nodes(machine: Callable[..., Session], user: str) -> None:
-    if not everything():
-        pytest.skip("part of the full matrix: NRIPERF_MACHINES=full")
     shape = replace(SNC2, name="2s2c2t-snc2-far", cores=2, node_mib=768, far=32)
     session = machine(shape, "tests/provision", user=user)
     reports = [report for per in session.reports.values() for report in per]
