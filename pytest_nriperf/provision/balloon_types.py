@@ -38,6 +38,25 @@ class TypePlan:
     replicas: tuple[TypeChoice, ...]
     loads: tuple[Json, ...] = ()
 
+    @property
+    def hinted(self) -> bool:
+        """Whether a type is close to a NUMA node: then the policy keeps all other types away from it."""
+        return any("preferCloseToDevices" in entry for entry in self.types)
+
+    @property
+    def roams(self) -> bool:
+        """Whether a spread type reaches over NUMA nodes. The policy would rather keep it off the nodes that others
+        are close to than off cores that it has a thread on already."""
+        return any("loads" in entry and "preferCloseToDevices" not in entry for entry in self.types)
+
+
+def fitting(plans: Mapping[str, TypePlan], first: str = "") -> list[str]:
+    """Keys of the plans whose types can be in one policy with those of `first`, or of the most when nobody is first."""
+    roams = plans[first].roams if first else False
+    if roams or any(plan.hinted for plan in plans.values()):
+        return [key for key, plan in plans.items() if key == first or not (plan.hinted if roams else plan.roams)]
+    return list(plans)
+
 
 @dataclass(frozen=True)
 class ExistingType:

@@ -18,7 +18,7 @@ from pytest_nriperf.balloons import BalloonSpec, Placement, place
 from pytest_nriperf.errors import NriperfError, ProvisionError, SettingsError
 from pytest_nriperf.provision import manifests
 from pytest_nriperf.provision.api_errors import ApiFailure
-from pytest_nriperf.provision.balloon_types import TypeChoice, TypePlan, choose_type, plan_types
+from pytest_nriperf.provision.balloon_types import TypeChoice, TypePlan, choose_type, fitting, plan_types
 from pytest_nriperf.provision.cluster import CONFIG_MAPS, NODES, PODS, Cluster
 from pytest_nriperf.provision.honoured import granted_placement
 from pytest_nriperf.provision.lease import DURATION_S, NodeLease
@@ -88,6 +88,8 @@ class KubernetesProvisioner:
         self._lease: NodeLease | None = None
         self._files: manifests.Owner | None = None
         self._plans: dict[str, TypePlan] = {}
+        self._in_force: list[str] = []
+        self._open = 0
         self._balloons = 0
         self._access = PodAccess(cluster, self.node, profile.namespace, profile.python, self._patience)
         self._observer = ObserverPod(profile, self.session_id, self._access, self._create_observer)
@@ -147,10 +149,10 @@ class KubernetesProvisioner:
             self._hold()
             if self.profile.policy == "manage":
                 self._plans = self._plan(specs)
+                self._in_force = fitting(self._plans)
+                plans = [self._plans[key] for key in self._in_force]
                 self._undo.enter_context(
-                    self.policy.changed(
-                        list(self._plans.values()), self.topology(), self.session_id, shared=self.profile.shared
-                    )
+                    self.policy.changed(plans, self.topology(), self.session_id, shared=self.profile.shared)
                 )
                 # Pods go before the policy changes back: a dead container would come back as a ghost.
                 self._undo.callback(self._delete_pods)
@@ -180,6 +182,8 @@ class KubernetesProvisioner:
         ]
         selector = f"{manifests.ours(session=self.session_id)},{manifests.ROLE}=balloon-{self._balloons}"
         with contextlib.ExitStack() as undo:
+            self._open += 1
+            undo.callback(self._closed)
             undo.callback(delete_all, self._cluster, self.profile.namespace, selector, self._patience)
             self._create(plans)
             seen = [self._access.seen(plan.name, self.policy.zones) for plan in plans]
@@ -317,9 +321,8 @@ class KubernetesProvisioner:
         if self.profile.policy == "manage":
             key = spec.canonical()
             if key not in self._plans:
-                plan = plan_types(placement, self.topology(), self.session_id)
-                self.policy.extend([plan])
-                self._plans[key] = plan
+                self._plans[key] = plan_types(placement, self.topology(), self.session_id)
+            self._put_in_force(key)
             return self._plans[key].replicas
         effective = self.policy.effective()["spec"]
         choice = choose_type(spec, placement.cpus, effective, self.profile.balloon_types, self.profile.name, self.name)
@@ -327,6 +330,25 @@ class KubernetesProvisioner:
 
     def _create_observer(self, plan: manifests.PodPlan, patience: Patience) -> None:
         self._create([plan], patience)
+
+    def _closed(self) -> None:
+        self._open -= 1
+
+    def _put_in_force(self, key: str) -> None:
+        """The types of a balloon, beside all others that they go with."""
+        if key in self._in_force:
+            return
+        wanted = fitting(self._plans, key)
+        gone = set(self._in_force) - set(wanted)
+        if gone and self._open:
+            raise ProvisionError(
+                f"node {self.node}: {key} and a balloon that is open ({self._in_force[0]}) need policies that exclude "
+                "each other: one spreads over NUMA nodes, another keeps to one",
+                "use them one after the other",
+            )
+        plans = [self._plans[each] for each in wanted if gone or each not in self._in_force]
+        self.policy.extend(plans, f"nriperf-{self.session_id}-" if gone else "")
+        self._in_force = wanted
 
     def _create(self, plans: Sequence[manifests.PodPlan], patience: Patience | None = None) -> None:
         assert self._files is not None

@@ -183,12 +183,15 @@ class NodePolicy:
         metadata = (own or {}).get("metadata") or {}
         return manifests.policy(self.node, self.namespace, spec, metadata, session, _original(own))
 
-    def extend(self, plans: Sequence[TypePlan]) -> None:
-        """Add types for a balloon that nobody announced. No pod of ours may run."""
+    def extend(self, plans: Sequence[TypePlan], instead_of: str = "") -> None:
+        """Add types for balloons that nobody announced. Types whose names begin with `instead_of` go: no pod of theirs
+        may run."""
         body = self._cluster.get(POLICIES, f"node.{self.node}", self.namespace)
         if body is None or manifests.ORIGINAL not in (body["metadata"].get("annotations") or {}):
             raise ProvisionError(f"node {self.node}: its policy was replaced while we used it", "start again")
-        spec = with_types(body["spec"], plans, "")
+        types = body["spec"].get("balloonTypes") or []
+        kept = [entry for entry in types if not (instead_of and entry["name"].startswith(instead_of))]
+        spec = with_types({**body["spec"], "balloonTypes": kept}, plans, "")
         self._wait_for_verdict(self._cluster.replace(POLICIES, {**body, "spec": spec}))
 
     def restore(self) -> bool:

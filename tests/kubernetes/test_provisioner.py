@@ -104,6 +104,27 @@ def test_managed_types_give_what_was_asked_for(make: Make, spec: BalloonSpec) ->
         assert grant.mechanism == "balloons policy"
 
 
+def test_types_that_exclude_each_other_are_written_one_after_the_other(cluster: Cluster, make: Make) -> None:
+    # Four cores' threads reach over NUMA nodes of two cores; where others keep to a node each, the policy would put
+    # them all into the last node, second threads included.
+    spread, single = BalloonSpec(cpus=4, hyperthreads="spread"), BalloonSpec(cpus=2, replicas="numa")
+    before = policies(cluster)
+    provisioner = make(policy="manage")
+    with provisioner.session([spread, single]):
+        for spec in (spread, single, spread):
+            with provisioner.provision(spec) as grant:
+                assert len(grant.placement.replicas[0].allocated) == grant.placement.cpus
+        with (
+            provisioner.provision(single),
+            pytest.raises(ProvisionError, match=r"balloon that is open .* exclude each other.*one after the other"),
+            provisioner.provision(spread),
+        ):
+            pass
+        with provisioner.provision(spread) as grant:
+            assert grant.placement.cpus == 4
+    assert policies(cluster) == before
+
+
 def test_the_topology_is_read_once_a_boot(cluster: Cluster, make: Make) -> None:
     first = make()
     assert first.topology().snc == 2
