@@ -1,6 +1,7 @@
 """Killed at any moment: nothing of the measurement runs on, the next start removes the rest, finished runs can be read.
 
-NRIPERF_KILLS says at how many random moments (`make test-machines` takes 200).
+NRIPERF_KILLS says how often signal 9 ends pytest or a worker (`make test-machines` takes 200); a quarter as many more are
+interrupted or asked to end.
 """
 
 from __future__ import annotations
@@ -37,6 +38,12 @@ ARGUMENTS = ["-q", "-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-p", 
 ARGUMENTS += ["--nri-collect=none"]
 TOKEN = "NRIPERF_KILL_TEST"
 PATIENCE_S = 30.0
+SIGNALS = {
+    "pytest": signal.SIGKILL,
+    "worker": signal.SIGKILL,
+    "interrupted": signal.SIGINT,
+    "asked to end": signal.SIGTERM,
+}
 
 
 @dataclass(frozen=True)
@@ -139,30 +146,33 @@ def test_killed_at_any_moment_it_leaves_nothing_and_what_was_finished_can_be_rea
     seconds = time.monotonic() - began
     assert check_finished_runs(whole) == RUNS
     chosen = random.Random(os.environ.get("NRIPERF_SEED", "0"))
-    finished = {check_killed(start(tmp_path / str(number)), chosen, seconds, monkeypatch) for number in range(KILLS)}
+    endings = ["pytest", "worker"] * (KILLS // 2) + ["interrupted", "asked to end"] * (KILLS // 8)
+    finished = set()
+    for number, ending in enumerate(endings):
+        moment_s = chosen.uniform(0.1, 1.1) * seconds
+        finished.add(check_killed(start(tmp_path / str(number)), ending, moment_s, chosen, monkeypatch))
     assert os.sched_getaffinity(0) == affinity
     assert len(finished) > 1, f"every run was killed in the same stage: {finished}"
 
 
-def check_killed(trial: Trial, chosen: random.Random, seconds: float, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Let the run live for a random while, end it or one of its workers, and look."""
-    time.sleep(chosen.uniform(0.1, 1.1) * seconds)
-    kind = chosen.choice((signal.SIGKILL, signal.SIGKILL, signal.SIGINT, signal.SIGTERM, None))
-    workers = trial.processes()
+def check_killed(
+    trial: Trial, ending: str, moment_s: float, chosen: random.Random, monkeypatch: pytest.MonkeyPatch
+) -> int:
+    """Let the run live for a while, end it or one of its workers, and look."""
+    time.sleep(moment_s)
+    victim = trial.pid
+    if ending == "worker":
+        # Between two runs there is none: then it is pytest after all.
+        victim = chosen.choice(trial.processes() or [trial.pid])
     with contextlib.suppress(ProcessLookupError):
-        if kind is not None:
-            os.kill(trial.pid, kind)
-        elif workers:
-            os.kill(chosen.choice(workers), signal.SIGKILL)
+        os.kill(victim, SIGNALS[ending])
     status = trial.wait()
     words = (trial.folder / "output").read_text() if (trial.folder / "output").exists() else ""
     try:
-        assert status in ((0, 1) if kind is None else (0, 2, -kind))
-        if kind is None and status == 1:
+        assert status in ((0, 1) if victim != trial.pid else (0, 2, -SIGNALS[ending]))
+        if victim != trial.pid and status == 1:
             assert "killed by SIGKILL" in words
         check_nothing_is_left(trial, monkeypatch)
         return check_finished_runs(trial)
     except AssertionError as error:
-        raise AssertionError(
-            f"{kind or 'worker killed'} in {trial.folder}, status {status}: {error}\n{words}"
-        ) from error
+        raise AssertionError(f"{ending} in {trial.folder}, status {status}: {error}\n{words}") from error
