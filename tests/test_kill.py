@@ -1,7 +1,7 @@
 """Killed at any moment: nothing of the measurement runs on, the next start removes the rest, finished runs can be read.
 
-NRIPERF_KILLS says how often signal 9 ends pytest or a worker (`make test-machines` takes 200); a quarter as many more are
-interrupted or asked to end.
+NRIPERF_KILLS says how often signal 9 ends pytest or a worker (`make test-machines` takes 200); a quarter as many
+more are interrupted or asked to end.
 """
 
 from __future__ import annotations
