@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from pytest_nriperf.collect.reading import Files
 from pytest_nriperf.seams import Target, TargetReplica
@@ -24,7 +25,8 @@ def on_the_node(target: Target, notes: list[str], files: Files | None = None) ->
     found = list(_processes(files or Files(), wanted)) if wanted else []
     replicas = []
     for one in target.replicas:
-        pids = [pid for pid, own, cpus in found if own == one.pid and cpus == one.visible]
+        same = [each for each in found if each.own == one.pid and each.cpus == one.visible]
+        pids = [each.pid for each in same if each.nested] or [each.pid for each in same]
         if one.pid is not None and len(pids) != 1:
             many = f"{len(pids)} processes of the node look like it" if pids else "the node shows no such process"
             notes.append(f"replica {one.replica}: no counters of its tasks ({many})")
@@ -33,8 +35,17 @@ def on_the_node(target: Target, notes: list[str], files: Files | None = None) ->
     return Target(tuple(replicas), target.socket_of_cpu, target.node_of_cpu)
 
 
-def _processes(files: Files, wanted: set[int]) -> Iterator[tuple[int, int, frozenset[int]]]:
-    """Number here, number in its own namespace, CPUs, of each process whose own number is wanted."""
+class _Process(NamedTuple):
+    """A process by its number here and in its own namespace, `nested` if that is another one than ours."""
+
+    pid: int
+    own: int
+    nested: bool
+    cpus: frozenset[int]
+
+
+def _processes(files: Files, wanted: set[int]) -> Iterator[_Process]:
+    """Every process whose own number is wanted."""
     for name in files.names("/proc"):
         if not name.isdigit():
             continue
@@ -43,6 +54,6 @@ def _processes(files: Files, wanted: set[int]) -> Iterator[tuple[int, int, froze
         except OSError:
             continue
         numbers, cpus = _NUMBERS.search(text), _CPUS.search(text)
-        own = int(numbers[1].split()[-1]) if numbers else None
-        if cpus and own is not None and own in wanted:
-            yield int(name), own, parse_cpus(cpus[1].decode("ascii"))
+        path = numbers[1].split() if numbers else []
+        if cpus and path and int(path[-1]) in wanted:
+            yield _Process(int(name), int(path[-1]), len(path) > 1, parse_cpus(cpus[1].decode("ascii")))

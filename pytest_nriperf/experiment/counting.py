@@ -11,7 +11,7 @@ from pytest_nriperf.collect import choose
 from pytest_nriperf.collect.remote import RemoteSampler, choose_there
 from pytest_nriperf.collect.sampler import Sampler
 from pytest_nriperf.collect.select import words_of
-from pytest_nriperf.errors import CollectorError, EnvironmentFault
+from pytest_nriperf.errors import CollectorError, EnvironmentFault, NodeBusyError
 from pytest_nriperf.generate.archive import worker_archive
 from pytest_nriperf.seams import Collector, CounterRow, Launch, Observed, Observer, Provisioner, Target
 
@@ -118,6 +118,8 @@ def counting_there(provisioner: Provisioner, node: str, names: str, pcm_url: str
     collectors = []
     try:
         chosen, line, address = _offered(provisioner, words, pcm_url)
+    except NodeBusyError:
+        raise
     except EnvironmentFault as error:
         collectors = _pcm_from_here(pcm_url) if automatic or "pcm" in words else []
         if not automatic and not collectors:

@@ -210,7 +210,8 @@ class KubernetesProvisioner:
         stream = self._observer.start(launch, self._archive)
         addresses = (self._object.get("status") or {}).get("addresses") or []
         own = [str(entry["address"]) for entry in addresses if entry.get("type") == "InternalIP"]
-        return Observer(stream, self._observer.hidden, own[0] if own else "")
+        host = f"[{own[0]}]" if own and ":" in own[0] else "".join(own[:1])
+        return Observer(stream, self._observer.hidden, host)
 
     def documents(self, spec: BalloonSpec) -> list[Json]:
         """The objects that a balloon would get here, for people and `kubectl apply`."""

@@ -93,7 +93,6 @@ def test_managed_policies_are_valid_and_grant_what_was_planned(spec: BalloonSpec
             model_path="/models",
             model_claim="weights",
             resources={"hugepages-2Mi": "1Gi"},
-            host_pid=True,
         ),
         NodeProfile(name="x", model_path="/models", model_host_path="/srv/models"),
     ],
@@ -113,6 +112,16 @@ def test_pods_are_valid_and_ask_for_what_is_allocated(profile: NodeProfile) -> N
     }
     assert body["spec"]["terminationGracePeriodSeconds"] >= 1
     assert body["spec"]["activeDeadlineSeconds"] > 0
+
+
+def test_only_a_pod_that_is_planned_so_sees_the_nodes_processes() -> None:
+    profile = NodeProfile(name="x", host_pid=True)
+    bodies = [
+        manifests.pod(plan, profile, "xeon1", "a", "files", None)
+        for plan in (manifests.PodPlan("w", "balloon-1", 2), manifests.PodPlan("o", "observer", host_pid=True))
+    ]
+    assert ["hostPID" in body["spec"] for body in bodies] == [False, True]
+    assert Schemas().unknown(PODS, bodies[1]) == []
 
 
 def choice(spec: BalloonSpec, types: list[Json], **mapping: str) -> Any:

@@ -192,8 +192,11 @@ class Api:
         if not metadata.get("name") and metadata.get("generateName"):
             metadata["name"] = metadata["generateName"] + format(time.monotonic_ns() % 36**5, "05x")[:5]
         validation.check(kind, body, self.schemas)
-        if kind.namespaced and self.store.find(NAMESPACES, address.namespace) is None:
-            raise answers.not_found(NAMESPACES, address.namespace)
+        if kind.namespaced:
+            namespace = self.store.find(NAMESPACES, address.namespace)
+            if namespace is None:
+                raise answers.not_found(NAMESPACES, address.namespace)
+            validation.admit(kind, body, namespace)
         body = self.schemas.completed(kind, body)
         if kind.status and kind is not NODES:
             body.pop("status", None)

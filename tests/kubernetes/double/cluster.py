@@ -122,6 +122,7 @@ class Cluster:
             "capacity": amounts,
             "allocatable": amounts,
             "conditions": [condition("Ready", True, "KubeletReady")],
+            "addresses": [{"type": "InternalIP", "address": "127.0.0.1"}, {"type": "Hostname", "address": name}],
             "nodeInfo": {
                 **info,
                 "bootID": f"boot-{name}",

@@ -188,3 +188,12 @@ def _qos(spec: Json) -> str:
         if not {"cpu", "memory"} <= set(limits) or entry.get("requests") != limits:
             return "Burstable"
     return "Guaranteed"
+
+
+def admit(kind: Kind, body: Json, namespace: Json) -> None:
+    """Pod Security: a namespace that enforces baseline or restricted takes no pod with the node's PIDs."""
+    level = (namespace["metadata"].get("labels") or {}).get("pod-security.kubernetes.io/enforce", "privileged")
+    if kind is PODS and level != "privileged" and body["spec"].get("hostPID"):
+        name = body["metadata"]["name"]
+        text = f'pods "{name}" is forbidden: violates PodSecurity "{level}:latest": host namespaces (hostPID=true)'
+        raise answers.Refused(403, answers.status(403, "Forbidden", text, answers.details_of(kind, name)))
