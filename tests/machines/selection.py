@@ -33,7 +33,7 @@ FULL: Plan = {(shape.name, user): () for shape in SHAPES.values() for user in (R
 SUBSET: Plan = {
     (SNC2.name, ROOT): (),
     (MEMORY_ONLY.name, USER): ("mistakes", "kill_9", "every_combination"),
-    (ISOLATED.name, ROOT): ("machine.py", "isolated"),
+    (ISOLATED.name, ROOT): ("machine.py", "isolated", "version_1"),
     (NO_HYPERTHREADS.name, USER): ("machine.py", "every_combination"),
 }
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Sequence
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 from pytest_nriperf.balloons import BalloonSpec, ReplicaPlacement
 from pytest_nriperf.errors import PlacementError, SpecError
@@ -13,7 +16,8 @@ from pytest_nriperf.provision.local import LocalProvisioner
 from pytest_nriperf.seams import Grant, Launch, Prompt, Work, WorkerStream
 from tests.machines.combinations import Combination, combinations, pairwise, sizes
 from tests.machines.inside import kernel_view as kernel
-from tests.machines.shapes import Shape
+from tests.machines.selection import ROOT, for_machines
+from tests.machines.shapes import ISOLATED, SNC2, Shape
 
 # A worker that touches 512 KiB, made by doubling: quick also on an emulated processor.
 _TOUCH = b"""\
@@ -129,6 +133,40 @@ def check_placement(spec: BalloonSpec, allocated: Sequence[frozenset[int]]) -> N
             and sum(map(len, allocated)) <= min(room.values())
         ):
             assert sockets[0] == sockets[1]
+
+
+@for_machines(ROOT, shape=lambda shape: shape in (SNC2, ISOLATED))
+def test_where_the_controller_is_in_version_1_replicas_are_confined_there(shape: Shape) -> None:
+    with version_1() as mount:
+        node = LocalProvisioner()
+        wide = BalloonSpec(cpus=2 * shape.cpu_nodes, hyperthreads="hidden", memory="interleave", numa="all")
+        for spec in (BalloonSpec(cpus=4, replicas="numa"), wide):
+            with node.session([]), node.provision(spec) as grant:
+                assert grant.mechanism == "cgroup v1 cpuset"
+                for number, replica in enumerate(grant.placement.replicas):
+                    stream = grant.start_worker(number, Launch(_TOUCH, python="/bin/sh"))
+                    assert stream.receive(60.0) == b"ready\n"
+                    assert stream.pid is not None
+                    folder = mount / Path(f"/proc/{stream.pid}/cpuset").read_text().strip().strip("/")
+                    assert folder.name.startswith("nriperf-")
+                    assert kernel.numbers((folder / "cpuset.effective_cpus").read_text()) == replica.visible
+                    assert kernel.numbers((folder / "cpuset.mems").read_text()) == set(replica.memory_nodes)
+                    assert kernel.allowed(stream.pid) == [replica.visible]
+                    grant.verify(number, stream)
+            assert not list(mount.glob("nriperf-*"))
+
+
+@contextlib.contextmanager
+def version_1() -> Iterator[Path]:
+    """The controller in a hierarchy of its own, as on machines with both versions."""
+    mount = Path("/run/cpuset")
+    mount.mkdir()
+    subprocess.run(["mount", "-t", "cgroup", "-o", "cpuset", "cpuset", mount], check=True)
+    try:
+        yield mount
+    finally:
+        subprocess.run(["umount", mount], check=True)
+        mount.rmdir()
 
 
 def test_the_simulated_engine_runs_inside_its_balloon(shape: Shape, fact: Callable[[str], None]) -> None:
