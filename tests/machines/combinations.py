@@ -19,6 +19,8 @@ AXES: Mapping[str, Sequence[Any]] = {
     "replicas": (1, 2, "numa"),
 }
 Combination = Mapping[str, Any]
+# From so many CPUs on a machine is for scale.
+LARGE = 100
 
 
 def combinations() -> list[Combination]:
@@ -51,10 +53,15 @@ def _pairs(combination: Combination) -> set[tuple[tuple[str, Any], ...]]:
     return set(itertools.combinations(combination.items(), 2))
 
 
+def tried(shape: Shape, *, everything: bool) -> list[Combination]:
+    """The combinations to try on a machine. On a large one it is the sizes that are new, not the combinations."""
+    return combinations() if everything and shape.cpus < LARGE else pairwise()
+
+
 def sizes(combination: Combination, shape: Shape) -> Iterator[int]:
-    """Sizes worth trying: the smallest that makes whole cores and equal parts of NUMA nodes; of few its double too."""
+    """Sizes worth trying: the smallest that makes whole cores and equal parts of NUMA nodes; of few one that is larger."""
     core = 1 if combination["hyperthreads"] == "spread" else shape.threads
     parts = {"socket": shape.snc, "all": shape.cpu_nodes}.get(combination["numa"], 1)
     yield core * parts
     if combination in pairwise():
-        yield 2 * core * parts
+        yield (16 if shape.cpus >= LARGE else 2) * core * parts

@@ -14,7 +14,7 @@ from pytest_nriperf.generate.models import parse_model
 from pytest_nriperf.generate.process import WorkerGenerator
 from pytest_nriperf.provision.local import LocalProvisioner
 from pytest_nriperf.seams import Grant, Launch, Prompt, Work, WorkerStream
-from tests.machines.combinations import Combination, combinations, pairwise, sizes
+from tests.machines.combinations import Combination, sizes, tried
 from tests.machines.inside import kernel_view as kernel
 from tests.machines.selection import ROOT, for_machines
 from tests.machines.shapes import ISOLATED, SNC2, Shape
@@ -31,9 +31,9 @@ def test_every_combination_is_what_it_says(
     shape: Shape, fact: Callable[[str], None], ran: Callable[[str], None]
 ) -> None:
     node, wrong, run, unfit = LocalProvisioner(), [], 0, 0
-    tried = combinations() if os.environ.get("NRIPERF_ALL") else pairwise()
+    wanted = tried(shape, everything=bool(os.environ.get("NRIPERF_ALL")))
     with node.session([]):
-        for combination in tried:
+        for combination in wanted:
             fitted = []
             for cpus in sizes(combination, shape):
                 try:
@@ -49,7 +49,7 @@ def test_every_combination_is_what_it_says(
             run, unfit = run + len(fitted), unfit + (not fitted)
     assert not wrong, "\n".join(wrong)
     assert run
-    fact(f"placement: {run} balloons of {len(tried)} combinations run, {unfit} combinations do not fit")
+    fact(f"placement: {run} balloons of {len(wanted)} combinations run, {unfit} combinations do not fit")
     assert not kernel.groups_of_ours()
 
 
