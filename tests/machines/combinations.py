@@ -59,7 +59,7 @@ def tried(shape: Shape, *, everything: bool) -> list[Combination]:
 
 
 def sizes(combination: Combination, shape: Shape) -> Iterator[int]:
-    """Sizes worth trying: the smallest that makes whole cores and equal parts of NUMA nodes; of few one that is larger."""
+    """Sizes worth trying: the smallest that makes whole cores and equal parts of NUMA nodes; of few a larger one."""
     core = 1 if combination["hyperthreads"] == "spread" else shape.threads
     parts = {"socket": shape.snc, "all": shape.cpu_nodes}.get(combination["numa"], 1)
     yield core * parts
