@@ -165,16 +165,21 @@ class MachineWatch:
         mounts = parse_cgroup_mounts(self._files.text("/proc/self/mountinfo").encode())
         found: dict[str, int | None] = {}
         for each in self._target.replicas:
-            for folder in self._cgroup_folders(f"/proc/{each.pid}/cgroup", mounts):
+            for folder in self._cgroup_folders(each.pid, mounts):
                 if self._files.exists(f"{folder}/cpu.stat"):
                     found[folder] = None if folder in found else each.replica
                     break
+            else:
+                if ":/.." in self._files.text(f"/proc/{each.pid}/cgroup"):
+                    text = f"replica {each.replica}: no throttling counts (its container's cgroup may not be seen)"
+                    self._notes.append(text)
         return found
 
-    def _cgroup_folders(self, file: str, mounts: dict[str, CgroupMount]) -> Iterator[str]:
-        """Where the process's cpu.stat may be, v1 first: with a hybrid mount v2 has no cpu controller."""
+    def _cgroup_folders(self, pid: int | None, mounts: dict[str, CgroupMount]) -> Iterator[str]:
+        """Where the process's cpu.stat may be, v1 first: with a hybrid mount v2 has no cpu controller. From another
+        container its cgroup shows only as what that process itself has mounted."""
         try:
-            paths = parse_cgroups(self._files.text(file).encode())
+            paths = parse_cgroups(self._files.text(f"/proc/{pid}/cgroup").encode())
         except CollectorError:
             return
         for controller in ("cpu", ""):
@@ -183,7 +188,10 @@ class MachineWatch:
                 inside = paths[controller]
                 if root != "/" and (inside + "/").startswith(root + "/"):
                     inside = inside[len(root) :]
-                yield mount.rstrip("/") + inside.rstrip("/")
+                if not inside.startswith("/.."):
+                    yield mount.rstrip("/") + inside.rstrip("/")
+        own = f"/proc/{pid}/root/sys/fs/cgroup"
+        yield from (f"{own}/cpu", f"{own}/cpu,cpuacct", own)
 
     def _cgroup_reading(self, folder: str, replica: int | None) -> Reading:
         def reading() -> Iterator[CounterRow]:

@@ -133,6 +133,17 @@ def test_pages_that_may_not_be_seen_are_said(collector: ProcCollector) -> None:
     assert "/proc/9/numa_maps: No such file" in collector.notes[0]
 
 
+def test_the_cgroup_of_another_container_is_read_where_its_own_process_has_it(
+    collector: ProcCollector, root: str
+) -> None:
+    own = "/proc/9/root/sys/fs/cgroup/cpu.stat"
+    write_tree(Path(root), {f"/proc/{pid}/cgroup": f"0::/../pod{pid}\n" for pid in (7, 9)})
+    write_tree(Path(root), {own: "nr_periods 8\nnr_throttled 3\nthrottled_usec 7\n"})
+    rows = list(collector.start(TARGET))
+    assert [(row.value, row.replica) for row in named(rows, "throttled_time")] == [(7_000, 1)]
+    assert "replica 0: no throttling counts (its container's cgroup may not be seen)" in collector.notes
+
+
 def test_allocated_cpus_have_busy_and_stolen_time_with_their_replica(collector: ProcCollector) -> None:
     rows = list(collector.start(TARGET))
     busy = named(rows, "cpu_busy_time")
