@@ -69,7 +69,10 @@ _PAGES = re.compile(rb" N(\d+)=(\d+)")
 _CODE = re.compile(rb" file=\S*(\.so[.\d]*|/s?bin/[^/ ]+)(?= |$)")
 _PAGE_SIZE = re.compile(rb" kernelpagesize_kB=(\d+)")
 _NUMA_LINE = re.compile(rb"[0-9a-f]{6,16} \S")
-_MIGRATIONS = re.compile(rb"\nse\.nr_migrations\s*:\s*(\d+)\n")
+_SCHED = [
+    re.compile(rb"\n" + name + rb"\s*:\s*(\d+)\n")
+    for name in (rb"nr_voluntary_switches", rb"nr_involuntary_switches", rb"se\.nr_migrations")
+]
 _NUMBER = re.compile(rb"\d+")
 
 
@@ -106,12 +109,13 @@ def parse_switches(text: bytes) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def parse_migrations(text: bytes) -> tuple[int]:
-    """How often a task changed its CPU, from its `sched`."""
-    found = _MIGRATIONS.search(text)
-    if found is None:
+def parse_sched(text: bytes) -> tuple[int, int, int]:
+    """Voluntary and involuntary switches of one task, and how often it changed its CPU, from its `sched`."""
+    found = [pattern.search(text) for pattern in _SCHED]
+    if None in found:
         raise _strange("sched", text)
-    return (int(found[1]),)
+    voluntary, involuntary, migrations = (int(match[1]) for match in found if match)
+    return voluntary, involuntary, migrations
 
 
 def parse_cpu_ticks(text: bytes) -> dict[int, CpuTicks]:

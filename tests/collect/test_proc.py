@@ -24,6 +24,12 @@ TARGET = Target(
     {0: 0, 1: 0, 2: 1},
 )
 STAT = "7 (worker) R 1 7 7 0 -1 0 {minor} 0 {major} 0 5 5 0 0 20 0 1 0 {start} 0 0\n"
+SCHED = """worker (7, #threads: 2)
+se.nr_migrations                             :                    1
+nr_switches                                  :                    6
+nr_voluntary_switches                        :                    4
+nr_involuntary_switches                      :                    2
+"""
 
 
 def task(pid: int, number: int, on_cpu: int, wait: int) -> dict[str, str]:
@@ -31,13 +37,17 @@ def task(pid: int, number: int, on_cpu: int, wait: int) -> dict[str, str]:
     return {
         f"{folder}/schedstat": f"{on_cpu} {wait} 3\n",
         f"{folder}/status": "Name:\tworker\nvoluntary_ctxt_switches:\t4\nnonvoluntary_ctxt_switches:\t2\n",
-        f"{folder}/sched": "worker (7, #threads: 2)\nse.nr_migrations : 1\n",
+        f"{folder}/sched": SCHED,
         f"{folder}/stat": "",
     }
 
 
 def process(pid: int, tasks: Iterable[dict[str, str]], start: int = 50, minor: int = 10) -> dict[str, str]:
-    files = {f"/proc/{pid}/stat": STAT.format(minor=minor, major=1, start=start), f"/proc/{pid}/cgroup": "0::/pod\n"}
+    files = {
+        f"/proc/{pid}/stat": STAT.format(minor=minor, major=1, start=start),
+        f"/proc/{pid}/cgroup": "0::/pod\n",
+        f"/proc/{pid}/sched": SCHED,
+    }
     for each in tasks:
         files |= each
     return files
@@ -193,7 +203,16 @@ def test_what_breaks_during_a_run_is_said_once_and_the_rest_goes_on(collector: P
     assert values(rows, "migrations") == []
     told = [note.split(" (")[0] for note in collector.notes]
     assert told.count("no virtual memory counts") == 1
-    assert told.count("no migrations") == 1
+    assert told.count("no voluntary_switches, involuntary_switches, migrations") == 1
+
+
+def test_a_kernel_without_sched_files_still_tells_of_switches(collector: ProcCollector, root: str) -> None:
+    for file in Path(f"{root}/proc").rglob("sched"):
+        file.unlink()
+    rows = list(collector.start(TARGET))
+    assert values(rows, "involuntary_switches") == [4]
+    assert values(rows, "migrations") == []
+    assert sum("no migrations (" in note for note in collector.notes) == 2
 
 
 def test_the_probe_names_what_this_kernel_leaves_out(root: str, tmp_path: Path) -> None:

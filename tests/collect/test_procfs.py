@@ -18,10 +18,10 @@ from pytest_nriperf.collect.procfs import (
     parse_cgroup_mounts,
     parse_cgroups,
     parse_cpu_ticks,
-    parse_migrations,
     parse_numa_maps,
     parse_numbers,
     parse_pressure,
+    parse_sched,
     parse_schedstat,
     parse_stat,
     parse_switches,
@@ -52,6 +52,10 @@ def test_switches_are_told_apart() -> None:
     assert parse_switches(data("status")) == (458, 63)
 
 
+def test_one_file_tells_of_switches_and_migrations() -> None:
+    assert parse_sched(PARSERS["sched"][1]) == (7, 1, 12)
+
+
 def test_the_machine_and_each_cpu_have_their_ticks() -> None:
     ticks = parse_cpu_ticks(data("cpu_stat"))
     assert set(ticks) == {ALL, 0, 1}
@@ -75,7 +79,11 @@ PARSERS: dict[str, tuple[Callable[[bytes], Any], bytes]] = {
     "schedstat": (parse_schedstat, b"1 2 3\n"),
     "stat": (parse_stat, data("stat")),
     "status": (parse_switches, data("status")),
-    "sched": (parse_migrations, b"python (7, #threads: 1)\nse.nr_migrations    :   12\n"),
+    "sched": (
+        parse_sched,
+        b"python (7, #threads: 1)\nse.nr_migrations    :   12\n"
+        b"nr_voluntary_switches : 7\nnr_involuntary_switches : 1\n",
+    ),
     "cpu": (parse_cpu_ticks, data("cpu_stat")),
     "pressure": (parse_pressure, b"some avg10=0.00 avg60=0.00 avg300=0.00 total=38\n"),
     "numbers": (lambda text: parse_numbers(text, "vmstat"), b"pgfault 1\nnuma_hit 2\n"),
