@@ -68,17 +68,17 @@ def judge_measurement(
     plan = looks(baseline, gates, settings.runs.least, settings.runs.most, share)
     runs = len(measurement.runs)
     level = level_reached(plan, runs, share)
-    judged = _without_share(
-        judge([record], baseline, gates, alpha=share, look=level, noise=noise, test=test), uncounted
-    )
+    judged = judge([record], baseline, gates, alpha=share, look=level, noise=noise, test=test)
     verdicts = _explained(
-        [_with_reason(verdict, measurement) for verdict in judged], _newest(baseline, record.session), record
+        [_with_reason(verdict, measurement) for verdict in _without_share(judged, uncounted)],
+        _newest(baseline, record.session),
+        record,
     )
     if not accept:
         return Judged(verdicts, at_look=not plan or runs in {look.runs for look in plan})
     if settings.accept == "all" or (settings.accept == "missing" and baseline is None):
         try:
-            store.append(file, key, record, verdicts)
+            store.append(file, key, record, judged)
         except BaselineError as error:
             return Judged(verdicts, refused=str(error))
         kept = tuple(_stored(verdict) for verdict in verdicts)

@@ -151,6 +151,9 @@ def failure_message(verdicts: Sequence[Verdict], path: str, sides: tuple[str, st
         lines.append(f"{verdict.metric} {verdict.outcome}{simulated}: {figures}")
         sessions = f"{verdict.runs} runs against {verdict.baseline_runs} runs of {verdict.baseline_sessions} sessions"
         lines.append(f"  {verdict.reason}; {sessions if stored else f'{verdict.runs} pairs of runs'}")
+        if verdict.session_spread is not None:
+            spread = format_percent(verdict.session_spread)
+            lines.append(f"  sessions differ by {spread} ({verdict.session_spread_source})")
         if verdict.mde is not None:
             lines.append(f"  smallest change that these runs detect: {format_percent(verdict.mde)}")
         for title, differences in (("treatment", verdict.suspects), ("state", verdict.state_differences)):

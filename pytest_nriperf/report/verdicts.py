@@ -63,7 +63,7 @@ def remarks(verdict: Verdict) -> Iterator[str]:
         yield f"since the baseline: {', '.join(map(str, verdict.suspects))}"
     if verdict.state_differences:
         yield f"machine state: {', '.join(map(str, verdict.state_differences))}"
-    if verdict.session_spread is not None and verdict.outcome == "unknown":
+    if verdict.session_spread is not None and verdict.outcome in ("worse", "better", "unknown"):
         yield f"sessions differ by {format_percent(verdict.session_spread)} ({verdict.session_spread_source})"
     if verdict.explanation:
         yield f"with it moved: {verdict.explanation}"
