@@ -3,34 +3,60 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
+
+from pytest_nriperf.counters import CounterTable
 
 if TYPE_CHECKING:
     import pyarrow
 
 REFERENCE_SOURCE = "reference"
-_SCOPES = ("replica", "cpu", "socket", "pid")
+# What disturbances are told by, all of the kernel's.
+_COUNTED = (
+    "cpu_steal_time",
+    "on_cpu_time",
+    "run_queue_wait",
+    "throttled_time",
+    "core_throttles",
+    "package_throttles",
+)
 
 
 def reference_loads(counters: pyarrow.Table) -> dict[str, dict[int, float]]:
     """Name -> run -> mean over the replicas and over before and after the run."""
+    table = CounterTable.from_arrow(counters)
     found: dict[str, dict[int, float]] = {}
-    for (run, name), values, _ in _series(counters, REFERENCE_SOURCE, ("run", "name")):
-        found.setdefault(str(name), {})[int(run)] = float(np.mean(values))
+    for run in _runs(counters):
+        for source, name in table.names(run):
+            if source == REFERENCE_SOURCE:
+                values = [one.value for one in table.series(run, source, name)]
+                found.setdefault(name, {})[run] = float(np.mean(np.concatenate(values)))
     return found
 
 
 def run_facts(counters: pyarrow.Table) -> dict[int, dict[str, float]]:
     """Run -> shares (of CPU time or of the run) that tell of disturbances; what was not counted is absent."""
-    gains: dict[int, dict[str, list[tuple[float, float]]]] = {}
-    for (run, name, *_), values, times in _series(counters, "proc", ("run", "name", *_SCOPES)):
-        if len(values) > 1:
-            gain = (float(values[-1] - values[0]), float(times[-1] - times[0]))
-            gains.setdefault(int(run), {}).setdefault(str(name), []).append(gain)
-    return {run: dict(_facts(gained)) for run, gained in gains.items()}
+    table = CounterTable.from_arrow(counters)
+    facts = {}
+    for run in _runs(counters):
+        gains = {
+            name: [
+                (one.whole(), float(one.t_ns[-1] - one.t_ns[0]))
+                for one in table.series(run, "proc", name)
+                if len(one.value) > 1
+            ]
+            for name in _COUNTED
+        }
+        gained = {name: found for name, found in gains.items() if found}
+        if gained:
+            facts[run] = dict(_facts(gained))
+    return facts
+
+
+def _runs(counters: pyarrow.Table) -> list[int]:
+    return sorted(set(counters["run"].to_pylist()))
 
 
 def _facts(gained: Mapping[str, list[tuple[float, float]]]) -> Iterator[tuple[str, float]]:
@@ -51,22 +77,3 @@ def _facts(gained: Mapping[str, list[tuple[float, float]]]) -> Iterator[tuple[st
         yield "quota_share", total("throttled_time") / time_of("throttled_time")
     if "core_throttles" in gained or "package_throttles" in gained:
         yield "thermal_throttles", total("core_throttles") + total("package_throttles")
-
-
-def _series(
-    counters: pyarrow.Table, source: str, keys: tuple[str, ...]
-) -> Iterator[tuple[tuple[Any, ...], NDArray[np.float64], NDArray[np.int64]]]:
-    """Readings of a source, by what tells one series from another: values and times (ns) in order of time."""
-    if not counters.num_rows:
-        return
-    mine = np.flatnonzero(np.asarray(counters["source"].to_pylist()) == source)
-    if not mine.size:
-        return
-    part = counters.take(mine)
-    values, times = part["value"].to_numpy(), part["t_ns"].to_numpy()
-    rows: dict[tuple[Any, ...], list[int]] = {}
-    for at, key in enumerate(zip(*(part[name].to_pylist() for name in keys), strict=True)):
-        rows.setdefault(key, []).append(at)
-    for key, places in rows.items():
-        order = np.asarray(places)[np.argsort(times[places], kind="stable")]
-        yield key, values[order], times[order]
