@@ -390,6 +390,14 @@ def test_a_gated_test_that_judged_nothing_is_reported(suite: pytest.Pytester) ->
     run(suite).stdout.fnmatch_lines(["warning: test_perf.py::test_chat passed although its gate judged nothing;*"])
 
 
+def test_a_skipped_test_whose_baseline_waits_is_reported(suite: pytest.Pytester) -> None:
+    run(suite, "--nri-accept=missing").assert_outcomes(passed=1)
+    suite.makepyfile(test_perf=SUITE.replace("    m = llm", "    pytest.skip('not today')\n    m = llm"))
+    result = run(suite)
+    result.assert_outcomes(skipped=1)
+    result.stdout.fnmatch_lines(["warning: test_perf.py::test_chat was skipped: its baseline of 1 session was *"])
+
+
 UNLISTED = """
 import pytest
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from pytest_nriperf import __version__
 from pytest_nriperf.balloons import BalloonSpec
+from pytest_nriperf.baselines import BaselineStore
 from pytest_nriperf.baselines.drift import check_limits
 from pytest_nriperf.experiment.counting import Counting, counting_here, counting_there
 from pytest_nriperf.experiment.progress import Show
@@ -91,8 +92,15 @@ class Bench:
 
         What a simulated engine gives on a real machine has a folder of its own.
         """
+        real, *made_up = self.baseline_stores()
+        return made_up[0].node if choice.kind == "sim" and made_up else real.node
+
+    def baseline_stores(self) -> list[BaselineStore]:
+        """The node's baselines, and on a real node those of simulated engines."""
         name = f"local-{self.fingerprint.node_hash}" if self.name == "local" else self.name.replace(":", "-")
-        return f"{name}-simulated" if choice.kind == "sim" and not self.simulated else name
+        folder = self.settings.path(self.settings.baselines)
+        own = BaselineStore(folder, name, simulated=self.simulated)
+        return [own] if self.simulated else [own, BaselineStore(folder, f"{name}-simulated", simulated=True)]
 
     @property
     def simulated(self) -> bool:

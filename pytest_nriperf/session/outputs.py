@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from pytest_nriperf.baselines import Verdict
-from pytest_nriperf.errors import SettingsError
+from pytest_nriperf.baselines import BaselineStore, Verdict
+from pytest_nriperf.errors import BaselineError, SettingsError
 from pytest_nriperf.metrics import Measurement
 from pytest_nriperf.report.document import verdict_document
 from pytest_nriperf.report.markdown import markdown_summary, workflow_annotations
@@ -63,6 +63,21 @@ def unjudged(passed: Sequence[str], judged: Sequence[Measurement]) -> Iterator[s
                 f"warning: {printable(test)} passed although its gate judged nothing; "
                 "let it call baseline.check with what it measured"
             )
+
+
+def left_unmeasured(skipped: Sequence[tuple[str, str]], stores: Sequence[BaselineStore]) -> Iterator[str]:
+    """A warning for every gated test (its id and its function) that was skipped though a baseline waits for it."""
+    for test, function in skipped:
+        try:
+            known = [each for store in stores for each in store.load(test.partition("::")[0]).values()]
+        except BaselineError as error:
+            yield f"warning: {printable(str(error))}"
+            continue
+        found = [baseline for baseline in known if baseline.key.test == function]
+        if found:
+            count = max(len(baseline.sessions) for baseline in found)
+            sessions = "1 session" if count == 1 else f"{count} sessions"
+            yield f"warning: {printable(test)} was skipped: its baseline of {sessions} was compared with nothing"
 
 
 def _written(path: Path, text: str, what: str) -> str:

@@ -36,7 +36,7 @@ from pytest_nriperf.seams import ChecksModels, EngineOptions, Generator, ModelCh
 from pytest_nriperf.session.collecting import Collected, arguments_of, cell_labels, cell_of, function_of, variants_on
 from pytest_nriperf.session.config import COLLECTED, CURRENT, SESSION, STEERING, session_settings
 from pytest_nriperf.session.keeping import Keeper
-from pytest_nriperf.session.outputs import unjudged, write_outputs
+from pytest_nriperf.session.outputs import left_unmeasured, unjudged, write_outputs
 from pytest_nriperf.session.summing import Result, summarised
 from pytest_nriperf.session.sweeping import provisioner_of
 from pytest_nriperf.settings import Settings
@@ -70,6 +70,7 @@ class NriSession:
         self._benches: dict[str, Bench] = {}
         self.keeper = Keeper()
         self._passed: list[str] = []
+        self._skipped: list[tuple[str, str]] = []
         self._undo = contextlib.ExitStack()
         self._reporter: Any = self.config.pluginmanager.get_plugin("terminalreporter")
         terminal = bool(self._reporter and self._reporter.isatty and not os.environ.get("CI"))
@@ -202,6 +203,8 @@ class NriSession:
             report.longrepr = str(call.excinfo.value)
         if call.when == "call" and report.passed and gate_of(arguments_of(item, "gate")).metrics:
             self._passed.append(item.nodeid)
+        if report.skipped and gate_of(arguments_of(item, "gate")).metrics:
+            self._skipped.append((item.nodeid, function_of(item)))
         return report
 
     def pytest_keyboard_interrupt(self) -> None:
@@ -234,6 +237,9 @@ class NriSession:
             for line in textwrap.wrap(text, shutil.get_terminal_size().columns - 2):
                 terminalreporter.line(line)
         for test in unjudged(self._passed, [result.measurement for result in self.results if result.judged]):
+            terminalreporter.line(test, yellow=True)
+        stores = [store for bench in self._benches.values() for store in bench.baseline_stores()]
+        for test in left_unmeasured(self._skipped, stores):
             terminalreporter.line(test, yellow=True)
         verdicts = [verdict for result in self.results if result.judged for verdict in result.judged.verdicts]
         nodes = dict.fromkeys(str(result.measurement.document["baseline_node"]) for result in self.results)
