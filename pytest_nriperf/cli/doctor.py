@@ -16,11 +16,13 @@ from typing import Any
 
 from pytest_nriperf.cli.topology import find_node
 from pytest_nriperf.collect.health import counter_facts
+from pytest_nriperf.collect.remote import health_there
 from pytest_nriperf.doctor import CHECKS, LEVELS, Examined, Finding, examine
-from pytest_nriperf.errors import ProvisionError, UsageError
+from pytest_nriperf.errors import EnvironmentFault, ProvisionError, UsageError
+from pytest_nriperf.experiment.counting import counting_there, observer_on
 from pytest_nriperf.provision.cgroups import find_hierarchy
 from pytest_nriperf.provision.checkup import checkup
-from pytest_nriperf.provision.kubernetes import kubernetes_provisioner
+from pytest_nriperf.provision.kubernetes import KubernetesProvisioner, kubernetes_provisioner
 from pytest_nriperf.provision.local import LocalProvisioner, read_local
 from pytest_nriperf.provision.memory_policy import why_memory_cannot_be_bound
 from pytest_nriperf.provision.node_lock import check_lock
@@ -90,7 +92,24 @@ def _far(name: str) -> tuple[Examined | None, list[Finding]]:
         if any(finding.level == "spoils" for finding in findings):
             return None, findings
         description = node.describe()
-        return Examined(read=description.read, topology=node.topology(), allowed=description.allowed), findings
+        facts: dict[str, Any] = {}
+        try:
+            facts, found = _counted(node)
+            findings.append(found)
+        except EnvironmentFault as error:
+            findings.append(Finding("counters", "unknown", error.fact))
+        far = Examined(read=description.read, topology=node.topology(), allowed=description.allowed, facts=facts)
+        return far, findings
+
+
+def _counted(node: KubernetesProvisioner) -> tuple[dict[str, Any], Finding]:
+    """What only trying tells of the node's counters, and what a session there would count."""
+    address = read_settings(Path.cwd()).pcm or node.profile.pcm
+    observer = observer_on(node)
+    facts = health_there(observer, address or observer.address)
+    facts["pcm"]["named"] = bool(address)
+    line = counting_there(node, node.name, "auto", address).line
+    return facts, Finding("counters", "good", line.partition(": ")[2])
 
 
 def _here(seconds: float) -> Examined:

@@ -17,10 +17,16 @@ WORK_S = 0.02
 
 
 def counter_facts(
-    pcm_url: str = "", *, root: str = "", opener: Callable[..., int] = open_event, work_s: float = WORK_S
+    pcm_url: str = "",
+    *,
+    hidden: bool = False,
+    root: str = "",
+    opener: Callable[..., int] = open_event,
+    work_s: float = WORK_S,
 ) -> dict[str, Any]:
     """`pcm`: its address, whether it was named, what is wrong and what it cannot count; `shared_counters`: hardware
-    events that did not have a counter all the time; `left_groups`: resctrl groups of sessions that are gone."""
+    events that did not have a counter all the time; `left_groups`: resctrl groups of sessions that are gone, none where
+    the machine's processes are `hidden` from us."""
     collector = PcmCollector(pcm_url, root=root)
     found = collector.probe()
     return {
@@ -32,7 +38,7 @@ def counter_facts(
             "notes": list(collector.notes),
         },
         "shared_counters": shared_counters(opener, work_s),
-        "left_groups": left_groups(Files(root)),
+        "left_groups": [] if hidden else left_groups(Files(root)),
     }
 
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from pytest_nriperf.collect.health import counter_facts
 from pytest_nriperf.collect.host_pids import on_the_node
 from pytest_nriperf.collect.sampler import Sampler
 from pytest_nriperf.collect.select import choose, make
@@ -46,6 +47,8 @@ def serve(request: Message, answer: Say, next_line: Callable[[float | None], byt
     """Answer one request. `next_line(seconds)` is the next line: empty at the end, None when the time is over."""
     if request["op"] == "choose":
         _choose(request, answer)
+    elif request["op"] == "health":
+        answer("health", facts=counter_facts(request["pcm"], hidden=bool(request["hidden"])))
     else:
         _sample(request, answer, next_line)
 

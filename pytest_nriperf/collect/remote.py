@@ -9,6 +9,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from types import TracebackType
+from typing import Any
 
 from pytest_nriperf.collect.wire import Message, decode, encode, pack_target, rows_of
 from pytest_nriperf.errors import CollectorError, NriperfError, UsageError
@@ -27,9 +28,21 @@ def choose_there(
 
     Raises UsageError and CollectorError as `choose` does, and EnvironmentFault when the observer does not answer.
     """
-    request = {"op": "choose", "collect": names, "pcm": pcm_url, "hidden": observer.hidden}
+    message = _asked(observer, timeout_s, op="choose", collect=names, pcm=pcm_url)
+    if message["type"] == "refused":
+        raise (UsageError if message["usage"] else CollectorError)(message["fact"], message["next_step"])
+    return list(message["names"]), str(message["line"])
+
+
+def health_there(observer: Observer, pcm_url: str, timeout_s: float = START_S) -> dict[str, Any]:
+    """`counter_facts` of the node. Raises EnvironmentFault when the observer does not answer."""
+    return dict(_asked(observer, timeout_s, op="health", pcm=pcm_url)["facts"])
+
+
+def _asked(observer: Observer, timeout_s: float, **request: Any) -> Message:
+    """The answer to one question, after which the observer ends."""
     try:
-        observer.stream.send(encode(request))
+        observer.stream.send(encode({**request, "hidden": observer.hidden}))
         line = observer.stream.receive(timeout_s)
     except TimeoutError:
         raise CollectorError(f"the node's observer did not answer in {timeout_s:g} s") from None
@@ -37,10 +50,7 @@ def choose_there(
         ended = observer.stream.close(GRACE_S)
     if line is None:
         raise CollectorError(f"the node's observer ended without an answer: {ended}")
-    message = decode(line)
-    if message["type"] == "refused":
-        raise (UsageError if message["usage"] else CollectorError)(message["fact"], message["next_step"])
-    return list(message["names"]), str(message["line"])
+    return decode(line)
 
 
 class RemoteSampler:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_nriperf.collect.observer import serve
-from pytest_nriperf.collect.remote import RemoteSampler, choose_there
+from pytest_nriperf.collect.remote import RemoteSampler, choose_there, health_there
 from pytest_nriperf.collect.wire import ROWS_A_LINE, decode, encode, pack_target, row_messages, rows_of, target_of
 from pytest_nriperf.errors import CollectorError, UsageError, WorkerError
 from pytest_nriperf.generate.archive import worker_archive
@@ -85,6 +85,13 @@ def test_what_an_observer_offers_is_told_with_what_is_missing_and_why(make: Make
     chosen, line = choose_there(make("no host_pid"), "proc", "")
     assert chosen == ["proc"]
     assert "proc without what it tells of each replica's tasks (no host_pid)" in line
+
+
+def test_whether_the_nodes_counters_can_be_trusted_is_asked_there(make: Make) -> None:
+    facts = health_there(make("no host_pid"), "http://127.0.0.1:1")
+    assert facts["pcm"]["missing"] == ["nothing listens on http://127.0.0.1:1/metrics"]
+    assert facts["left_groups"] == []
+    assert "shared_counters" in facts
 
 
 def test_collectors_that_cannot_work_there_are_refused_by_name(make: Make) -> None:

@@ -82,6 +82,8 @@ def test_doctor_says_all_in_one_go(cluster: Cluster, tmp_path: Path) -> None:
     found = {each["check"]: each for each in json.loads(done.stdout)["findings"]}
     assert {"node", "permissions", "balloons plugin", "balloons policy", "a pod"} <= set(found)
     assert found["a pod"]["level"] == "good"
+    assert found["counters"]["found"].startswith("proc without what it tells of each replica's tasks (host_pid is not")
+    assert "hardware counters" in found
     cluster.store.remove(PODS, "nri-resource-policy-balloons-xeon2", "kube-system")
     cluster.access.add_user(USER, "t")
     done = command(cluster, tmp_path, "pytest_nriperf", "doctor", "--node=nosuch")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -21,7 +23,7 @@ from tests.kubernetes.conftest import Make
 from tests.kubernetes.double.cluster import Cluster
 from tests.kubernetes.double.faults import Fault
 from tests.kubernetes.double.kinds import NAMESPACES, PODS, Json
-from tests.kubernetes.test_cluster_commands import USER, roles
+from tests.kubernetes.test_cluster_commands import USER, command, roles
 from tests.pcm_double import PcmDouble
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -206,6 +208,38 @@ def test_without_an_observer_pcm_is_all_there_is_and_the_line_says_why(cluster: 
     provisioner.close()
     with pytest.raises(ProvisionError, match="has no image"):
         counting_there(make(), "xeon2", "proc", "")
+
+
+SUITE = """
+import pytest
+
+@pytest.mark.llm(model="sim:itl=5ms,ttft=20ms")
+@pytest.mark.balloon(cpus=1, hyperthreads="spread")
+@pytest.mark.gate("itl", "run_queue_wait")
+def test_chat(llm):
+    m = llm.measure("hello", max_new_tokens=40, requests=2)
+    assert 0 <= m.pcm.run_queue_wait.value <= 1
+    row = m.requests.to_pylist()[-1]
+    cost = m.counters_between(row["run"], row["submit_ns"] - 10**9, row["end_ns"] + 10**9)
+    assert "run_queue_wait" in cost
+    assert {row["replica"] for row in m.counters.to_pylist() if row["name"] == "run_queue_wait"} == {0}
+"""
+
+
+def test_a_suite_uses_counters_of_the_node_as_those_of_this_machine(cluster: Cluster, tmp_path: Path) -> None:
+    cluster.add_node("native", read_topology())
+    (tmp_path / "test_suite.py").write_text(SUITE)
+    (tmp_path / "nriperf.toml").write_text(
+        f"repeats = 0\n[nodes.here]\nnode = 'native'\nnamespace = 'perf'\npolicy = 'manage'\nhost_pid = true\n"
+        f"python = {json.dumps(sys.executable)}\n"
+    )
+    words = ["--nri-node=here", "--nri-runs=1", "--nri-sample-hz=10", "--nri-collect=proc", "-p", "no:cacheprovider"]
+    done = command(cluster, tmp_path, "pytest", "-q", "--rootdir=.", *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "counters on here: proc" in done.stdout
+    (session,) = (tmp_path / ".nriperf").glob("*/session.json")
+    assert json.loads(session.read_text())["collectors"].startswith("counters on here: proc")
+    assert cluster.leftovers() == []
 
 
 def wait_for(holds: Callable[[], object]) -> None:
