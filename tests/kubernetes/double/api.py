@@ -276,6 +276,10 @@ class Api:
         unscheduled = not old["spec"].get("nodeName")
         finished = old["status"].get("phase") in ("Succeeded", "Failed")
         if grace == 0 or unscheduled or finished:
+            metadata["deletionTimestamp"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+            metadata["deletionGracePeriodSeconds"] = 0
+            metadata["generation"] = metadata.get("generation", 1) + 1
+            self.store.replace(PODS, old)
             return self.store.remove(PODS, metadata["name"], metadata["namespace"]) or old
         if "deletionTimestamp" in metadata:
             return old

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import threading
 import time
+from pathlib import Path
 
 from tests.kubernetes.double.balloons_policy import Container, NoBalloon
 from tests.kubernetes.double.kinds import PODS, Json
@@ -83,6 +85,7 @@ class PodRunner(threading.Thread):
             process = self._begin()
         except Ended:
             if self.last:
+                self.report("Pending", CREATING)
                 unknown = "The container could not be located when the pod was terminated"
                 self.report("Failed", terminated(137, "ContainerStatusUnknown", unknown))
             self.kubelet.store.remove(PODS, self.name_, self.namespace, uid=self.uid)
@@ -105,13 +108,13 @@ class PodRunner(threading.Thread):
         self._pull()
         self._create()
         assert self.container is not None
+        self.event("Normal", "Created", "Container created")
         try:
             process = self.kubelet.launch(self.pod, mounts, self.container)
         except FileNotFoundError as error:
             self._start_error(str(error))
             return None
         self.kubelet.processes[self.uid] = process
-        self.event("Normal", "Created", "Container created")
         self.event("Normal", "Started", "Container started")
         self.report("Running", {"running": {"startedAt": now()}}, podIP="10.99.0.22", podIPs=[{"ip": "10.99.0.22"}])
         return process
@@ -120,6 +123,14 @@ class PodRunner(threading.Thread):
         spec = self.pod["spec"]["containers"][0]
         image, images = spec["image"], self.kubelet.images
         tries = 0
+        if re.search(r"[^\w./:@-]", image) or image != image.lower():
+            text = f'Failed to apply default image tag "{image}": couldn\'t parse image name "{image}": '
+            text += "invalid reference format"
+            self.report("Pending", waiting("InvalidImageName", text))
+            self.event("Warning", "InspectFailed", text)
+            self.event("Warning", "Failed", "Error: InvalidImageName")
+            while True:
+                self.wait(self.kubelet.timing.image_retry)
         while images is not None and image not in images:
             if spec["imagePullPolicy"] == "Never":
                 text = f'Container image "{image}" is not present with pull policy of Never'
@@ -131,6 +142,10 @@ class PodRunner(threading.Thread):
                 back_off = f'Back-off pulling image "{image}": ErrImagePull: {cause}'
                 state = waiting("ImagePullBackOff", back_off) if tries % 2 else waiting("ErrImagePull", cause)
                 self.report("Pending", state)
+                if tries % 2:
+                    self.event("Normal", "BackOff", f'Back-off pulling image "{image}"')
+                else:
+                    self.event("Normal", "Pulling", f'Pulling image "{image}"')
                 self.event("Warning", "Failed", f'Failed to pull image "{image}": {cause}')
             tries += 1
             self.wait(self.kubelet.timing.image_retry)
@@ -180,6 +195,7 @@ class PodRunner(threading.Thread):
             stored = self.now()
             if stored is None:
                 forced = True
+                self._killing()
                 self.kubelet.pause(self.kubelet.timing.force_kill)
                 process.kill()
             elif "deletionTimestamp" in stored["metadata"] and not self.kubelet.lost.is_set():
@@ -210,11 +226,16 @@ class PodRunner(threading.Thread):
                     with contextlib.suppress(OSError):
                         os.sched_setaffinity(task, process.cpus)
 
+    def _killing(self) -> None:
+        self.event("Normal", "Killing", f"Stopping container {self.pod['spec']['containers'][0]['name']}")
+
     def _terminate(self, process: Process, grace: float) -> None:
         main = process.main
         assert main is not None
+        self._killing()
         with contextlib.suppress(OSError):
-            os.kill(main.pid, signal.SIGTERM)
+            if _handles(main.pid, signal.SIGTERM):
+                os.kill(main.pid, signal.SIGTERM)
         end = time.monotonic() + grace
         while main.poll() is None and time.monotonic() < end and not self.kubelet.stopping.is_set():
             self.kubelet.pause(self.kubelet.timing.term_tick)
@@ -225,6 +246,8 @@ class PodRunner(threading.Thread):
         process.kill()
         self._stopped()
         if what == "oom":
+            self.report("Running", terminated(137, "OOMKilled"))
+            self.kubelet.pause(self.kubelet.timing.phase_lag)
             self.report("Failed", terminated(137, "OOMKilled"))
             self._wait_for_deletion(terminated(137, "OOMKilled"))
             return
@@ -233,7 +256,8 @@ class PodRunner(threading.Thread):
             "deadline": ("DeadlineExceeded", "Pod was active on the node longer than the specified deadline"),
         }
         reason, text = texts[what]
-        self.event("Warning", reason, text)
+        self.event("Normal" if what == "deadline" else "Warning", reason, text)
+        self._killing()
         state = terminated(137, "Error")
         self.report("Failed", state, reason=reason, message=text)
         self._wait_for_deletion(state)
@@ -274,6 +298,14 @@ class PodRunner(threading.Thread):
     def _removed(self) -> None:
         if self.container is not None and self.kubelet.plugin is not None:
             self.kubelet.plugin.remove(self.container)
+
+
+def _handles(pid: int, number: int) -> bool:
+    """Whether a process has a handler: PID 1 of a namespace gets no signal that it does not handle."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("SigCgt:"):
+            return bool(int(line.split()[1], 16) >> (number - 1) & 1)
+    return True
 
 
 def _tasks(pid: int) -> list[int]:

@@ -18,6 +18,7 @@ from tests.kubernetes.double import answers, executing
 from tests.kubernetes.double.api import Address, Answer, Api, Request, request_of
 from tests.kubernetes.double.faults import Faults
 from tests.kubernetes.double.kinds import PODS, Json
+from tests.kubernetes.double.store import now
 from tests.kubernetes.double.websocket import WebSocket, accept_key
 
 VERSION: Json = {"major": "1", "minor": "36", "gitVersion": "v1.36.2", "platform": "linux/amd64"}
@@ -173,8 +174,10 @@ class Handler(BaseHTTPRequestHandler):
         store = self.server.api.store
         version = request.one("resourceVersion")
         if version and not version.isdigit():
-            text = f'strconv.ParseUint: parsing "{version}": invalid syntax'
-            raise answers.Refused(500, answers.status(500, "InternalError", text))
+            text = f'Invalid value: "{version}": strconv.ParseUint: parsing "{version}": invalid syntax'
+            body = answers.status(500, "", f"resourceVersion: {text}")
+            body.pop("reason")
+            raise answers.Refused(500, body)
         cut = self.server.faults.take(request, ("cut",))
         seconds = float(request.one("timeoutSeconds") or _WATCH_SECONDS)
         end = time.monotonic() + (min(cut.value, seconds) if cut else seconds)
@@ -221,16 +224,16 @@ class Handler(BaseHTTPRequestHandler):
         container = request.one("container") or names[0]
         if container not in names:
             raise answers.bad_request(f"container {container} is not valid for pod {address.name}")
+        if request.yes("previous"):
+            raise answers.bad_request(f'previous terminated container "{container}" in pod "{address.name}" not found')
         data = runtime.log(pod, container)
         if data is None:
             states = pod["status"].get("containerStatuses") or [{"state": {}}]
             reason = states[0]["state"].get("waiting", {}).get("reason", "ContainerCreating")
             text = f'container "{container}" in pod "{address.name}" is waiting to start: {reason}'
             raise answers.bad_request(text)
-        tail = int(request.one("tailLines") or 0)
-        lines = data.splitlines(keepends=True)
         self._begin_chunks("text/plain")
-        if selected := b"".join(lines[-tail:] if tail else lines):
+        if selected := _log_part(request, data):
             self._chunk(selected)
         sent = len(data)
         while request.yes("follow") and runtime.running(pod, container) and self.server.open:
@@ -264,6 +267,19 @@ class Handler(BaseHTTPRequestHandler):
             timer.start()
         web = WebSocket(self.rfile, self.wfile)
         executing.run(execution, self.server.runtime, web)
+
+
+def _log_part(request: Request, data: bytes) -> bytes:
+    """What a request asks of a log. Every line is taken as printed now."""
+    if (request.one("sinceTime") or "") > now():
+        return b""
+    tail, limit = int(request.one("tailLines") or 0), int(request.one("limitBytes") or 0)
+    lines = data.splitlines(keepends=True)[-tail:]
+    if request.yes("timestamps"):
+        stamp = now().replace("Z", ".000000000Z ").encode()
+        lines = [stamp + line for line in lines]
+    selected = b"".join(lines)
+    return selected[:limit] if limit else selected
 
 
 def _discovery(request: Request, api: Api) -> Answer | None:
