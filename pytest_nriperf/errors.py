@@ -22,6 +22,8 @@ Foreign exceptions are translated where the foreign library is called, `raise ..
 
 from __future__ import annotations
 
+import re
+
 
 class NriperfError(Exception):
     """An error with its next step.
@@ -88,6 +90,23 @@ class ModelError(WorkerError):
 
 class MemoryFault(WorkerError):
     """The kernel ended the engine for lack of memory."""
+
+
+def worker_ended(where: str, how: str) -> WorkerError:
+    """The error for a worker that ended by itself, from `how` it ended in words (of `WorkerStream.close`).
+
+    >>> print(worker_ended("the worker of replica 0 ended while loading", "ended with status 3"))
+    the worker of replica 0 ended while loading: ended with status 3; run the same model by hand on the node to see more
+    """
+    known = re.search(r"out of memory|OOM", how)
+    excluded = "no kill for lack of memory" in how
+    if not known and (excluded or not re.search(r"SIGKILL|signal 9|status 137", how)):
+        return WorkerError(f"{where}: {how}", "run the same model by hand on the node to see more")
+    guess = "" if known else " (nobody here sent SIGKILL: most likely the kernel, for lack of memory)"
+    return MemoryFault(
+        f"{where}: {how}{guess}",
+        "raise the limit, use a smaller model or dtype or fewer replicas, or let memory='any' use other NUMA nodes",
+    )
 
 
 class CollectorError(EnvironmentFault):

@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import re
 import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_nriperf.errors import MemoryFault, ModelError, NriperfError, SpecError, WorkerError
+from pytest_nriperf.errors import MemoryFault, ModelError, NriperfError, SpecError, WorkerError, worker_ended
 from pytest_nriperf.generate.child.protocol import VERSION, Message, ProtocolError, decode, encode
 from pytest_nriperf.seams import WorkerStream
 
 PING_S = 20.0
 TICK_S = 1.0
 GRACE_S = 2.0
-
-_MORE_MEMORY = (
-    "raise the limit, use a smaller model or dtype or fewer replicas, or let memory='any' use other NUMA nodes"
-)
 
 
 class Link:
@@ -206,14 +201,7 @@ class Link:
         if self._closing:
             return
         words = self.stream.close(GRACE_S)
-        where = f"{self.name} ended while {self.stage}: {words}"
-        known = re.search(r"out of memory|OOM", words)
-        excluded = "no kill for lack of memory" in words
-        if known or (not excluded and re.search(r"SIGKILL|signal 9|status 137", words)):
-            why = "" if known else " (nobody here sent SIGKILL: most likely the kernel, for lack of memory)"
-            self._fail(MemoryFault(where + why, _MORE_MEMORY))
-        else:
-            self._fail(WorkerError(where, "run the same model by hand on the node to see more"))
+        self._fail(worker_ended(f"{self.name} ended while {self.stage}", words))
 
     def _fail(self, error: WorkerError) -> None:
         with self._changed:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_nriperf.balloons import BalloonSpec, Placement, ReplicaPlacement, place
-from pytest_nriperf.errors import ProvisionError
+from pytest_nriperf.errors import ProvisionError, WorkerError, worker_ended
 from pytest_nriperf.provision.cgroups import (
     CpusetGroup,
     Hierarchy,
@@ -167,12 +167,12 @@ class LocalGrant:
         if self._groups:
             verify_group(replica, granted.visible, self._groups[replica].effective_cpus())
         bound = self._memory_policy(granted).mode == "bind" or (self._groups and self.placement.spec.memory != "any")
-        facts = verify_tasks(
-            stream.pid,
-            replica=replica,
-            cpus=granted.visible,
-            memory_nodes=frozenset(granted.memory_nodes) if bound else None,
-        )
+        nodes = frozenset(granted.memory_nodes) if bound else None
+        try:
+            facts = verify_tasks(stream.pid, replica=replica, cpus=granted.visible, memory_nodes=nodes)
+        except WorkerError as error:
+            how = stream.close(0.0)
+            raise worker_ended(f"the worker of replica {replica} ended before it could be verified", how) from error
         return {**facts, "mechanism": self.mechanism}
 
     def _memory_policy(self, granted: ReplicaPlacement) -> MemoryPolicy:

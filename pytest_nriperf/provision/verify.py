@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pytest_nriperf.errors import NotHonouredError
+from pytest_nriperf.errors import NotHonouredError, WorkerError
 from pytest_nriperf.units import format_bytes, format_cpus, parse_cpus
 
 # Anonymous memory elsewhere that is not worth an error: the kernel's own batching, pages of the interpreter's start.
@@ -60,7 +60,8 @@ def anonymous_bytes_by_node(text: str) -> dict[int, int]:
 def verify_tasks(
     pid: int, *, replica: int, cpus: frozenset[int], memory_nodes: frozenset[int] | None, proc: Path = Path("/proc")
 ) -> Mapping[str, Any]:
-    """Facts of the process and all that it started; NotHonouredError names the first that differs from the grant.
+    """Facts of the process and all that it started; NotHonouredError names the first that differs from the grant,
+    WorkerError says that the process is gone.
 
     `memory_nodes` None means that memory is not bound, so where it lies is recorded and not judged.
     """
@@ -72,7 +73,7 @@ def verify_tasks(
             for node, size in anonymous_bytes_by_node((proc / str(process) / "numa_maps").read_text()).items():
                 memory[node] = memory.get(node, 0) + size
     if not tasks:
-        raise NotHonouredError(f"replica {replica}: process {pid} is gone before it could be verified")
+        raise WorkerError(f"replica {replica}: process {pid} is gone before it could be verified")
     for task, allowed in sorted(tasks.items()):
         if allowed != cpus:
             raise NotHonouredError(

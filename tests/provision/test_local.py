@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pytest_nriperf.balloons import BalloonSpec
-from pytest_nriperf.errors import NodeBusyError, PlacementError, ProvisionError
+from pytest_nriperf.errors import NodeBusyError, PlacementError, ProvisionError, WorkerError
 from pytest_nriperf.provision.local import LocalProvisioner
 from pytest_nriperf.seams import Launch, WorkerStream
 
@@ -113,3 +113,14 @@ def test_our_own_affinity_is_never_touched() -> None:
     with LocalProvisioner().provision(BalloonSpec(cpus=1, hyperthreads="spread")) as grant:
         first_line(grant.start_worker(0, launch()))
         assert os.sched_getaffinity(0) == before
+
+
+def test_a_worker_that_is_gone_when_it_is_verified_is_told_with_how_it_ended() -> None:
+    with LocalProvisioner().provision(BalloonSpec(cpus=1, hyperthreads="spread")) as grant:
+        stream = grant.start_worker(0, Launch(b"import os; os.kill(os.getpid(), 9)"))
+        assert stream.receive(10.0) is None
+        stream.close()
+        with pytest.raises(
+            WorkerError, match="replica 0 ended before it could be verified: killed by SIGKILL, and the"
+        ):
+            grant.verify(0, stream)

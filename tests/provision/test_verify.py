@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_nriperf.errors import NotHonouredError
+from pytest_nriperf.errors import NotHonouredError, WorkerError
 from pytest_nriperf.provision.verify import anonymous_bytes_by_node, descendants, task_cpus, verify_tasks
 
 THREADED = (
@@ -63,7 +63,7 @@ def test_memory_on_another_node_is_named_with_its_size(worker: subprocess.Popen[
 
 
 def test_a_process_that_is_gone_is_said_to_be_gone(tmp_path: Path) -> None:
-    with pytest.raises(NotHonouredError, match="gone before it could be verified"):
+    with pytest.raises(WorkerError, match="gone before it could be verified"):
         verify_tasks(1, replica=0, cpus=frozenset({0}), memory_nodes=None, proc=tmp_path)
 
 
