@@ -32,7 +32,7 @@ OPTIONS: tuple[tuple[str, str, str], ...] = (
     ("sample-hz", "HZ", "samples of the counters a second (default 1, at most 10)"),
     ("reference", "auto|on|off", "a short reference load around each run: did the machine change? (default auto)"),
     ("repeats", "N", "disturbed runs (steal, throttling, waiting for a CPU) that a measurement repeats (default 2)"),
-    ("pcm", "URL", "the node's PCM sensor server (default: the profile's; locally its standard port)"),
+    ("pcm", "URL", "the node's PCM sensor server (default: the profile's; else the node's standard port)"),
     ("seed", "N", "seed of the order in which the cells of a sweep are measured (default: the mark's, else 0)"),
     ("budget", "TIME", "time that the sweeps may take, such as 2h; go on another night with --nri-resume"),
     ("report", "FILE", "write an HTML report"),
