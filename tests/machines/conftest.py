@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import importlib
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -153,6 +154,9 @@ def machine(pytestconfig: pytest.Config) -> Callable[..., Session]:
 def _run(config: pytest.Config, shape: Shape, sessions: Sequence[Session]) -> Boot:
     """Boot and run, with the console on the terminal when it is to be seen."""
     verbose = config.get_verbosity() > 0
+    # Here, since compiling is dear on an emulated processor.
+    for folder in ("pytest_nriperf", "tests"):
+        compileall.compile_dir(_ROOT / folder, quiet=2)
     with config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
         print(f"\n[{shape.name}] booting", flush=True)
 

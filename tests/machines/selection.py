@@ -96,7 +96,7 @@ def script(shape: Shape, sessions: Iterable[Session], root: Path) -> str:
         f"chmod a+rx {shlex.join(sorted(map(str, opened)))} 2>/dev/null",
         f"chmod a+rw {RESULTS}",
         f"cd {shlex.quote(str(root))}",
-        "export PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp NO_COLOR=1",
+        "export PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 HOME=/tmp NO_COLOR=1",
         f"export {IN_GUEST}={shape.name} NRIPERF_ALL={'1' if everything() else ''}",
         f"export XDG_CACHE_HOME={shlex.quote(str(cache_folder().parent))}",
         "status=0",
