@@ -119,7 +119,7 @@ def check_process(grant: Grant, number: int, stream: WorkerStream) -> None:
 
 
 def check_placement(spec: BalloonSpec, allocated: Sequence[frozenset[int]]) -> None:
-    """Balanced replicas go to different sockets, packed ones to as few as hold them."""
+    """Balanced replicas go to different sockets, packed ones to as few as hold them unless each has its own node."""
     sockets = [{kernel.socket(cpu) for cpu in cpus} for cpus in allocated]
     if len(allocated) == 2 and all(len(group) == 1 for group in sockets) and len(kernel.nodes()) > 1:
         room = {
@@ -129,6 +129,7 @@ def check_placement(spec: BalloonSpec, allocated: Sequence[frozenset[int]]) -> N
             assert sockets[0] != sockets[1]
         elif (
             spec.placement == "pack"
+            and spec.replicas != "numa"
             and spec.hyperthreads != "spread"
             and sum(map(len, allocated)) <= min(room.values())
         ):
