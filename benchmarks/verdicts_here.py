@@ -17,6 +17,7 @@ import json
 import math
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -175,10 +176,20 @@ class Site:
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"test_here.py::{test}"]
         command += ["--nri-runs", str(options.pairs if step.paired else options.runs), "--nri-out", str(out)]
         command += ["--nri-fail-on", "nothing"]
-        done = subprocess.run(
-            command, cwd=self.folder, env={**os.environ, **here}, capture_output=True, text=True, check=False
-        )
-        return (done.stdout + done.stderr)[-2000:] if done.returncode else ""
+        with subprocess.Popen(
+            command,
+            cwd=self.folder,
+            env={**os.environ, **here},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as process:
+            try:
+                said, _ = process.communicate()
+            except BaseException:
+                process.terminate()
+                raise
+        return said[-2000:] if process.returncode else ""
 
     def cost(self, step: Step) -> tuple[int, float, float]:
         """Runs that were made (repeated ones too), wall time of each, and the longest reference load of one."""
@@ -318,6 +329,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="keep all sessions there, and go on with what is there")
     parser.add_argument("--minutes", type=float, default=0.0, help="begin no session that would end later")
     options = parser.parse_args()
+    # A session that is being measured is ended too, however this is stopped.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped; the same command goes on"))
     with contextlib.ExitStack() as undo:
         folder = options.folder or Path(undo.enter_context(tempfile.TemporaryDirectory(prefix="nriperf-here-")))
         site = Site(folder.resolve(), options)
