@@ -24,6 +24,7 @@ Json = dict[str, Any]
 
 TIMEOUT_S = (10.0, 30.0)
 PATIENCE_S = 30.0
+PAGE = "500"
 
 
 @dataclass(frozen=True)
@@ -119,10 +120,17 @@ class Cluster:
 
     def find(self, resource: Resource, namespace: str = "", *, labels: str = "", fields: str = "") -> list[Json]:
         """Objects of a namespace, or of all. Pages are put together."""
-        query = {"limit": "500", "labelSelector": labels, "fieldSelector": fields, "continue": ""}
+        query = {"limit": PAGE, "labelSelector": labels, "fieldSelector": fields, "continue": ""}
         found: list[Json] = []
         while True:
-            page = self._json(Call("GET", resource, namespace, query=query))
+            try:
+                page = self._json(Call("GET", resource, namespace, query=query))
+            except ApiFailure as error:
+                if error.status != 410 or not query["continue"]:
+                    raise
+                # The version that the first page showed is forgotten: begin anew.
+                found, query["continue"] = [], ""
+                continue
             found += page["items"]
             query["continue"] = (page.get("metadata") or {}).get("continue") or ""
             if not query["continue"]:

@@ -191,7 +191,7 @@ class PodGrant:
             "tasks": len(tasks),
             "cpus": format_cpus(granted.visible),
             "memory_nodes": format_cpus(memory),
-            "memory_by": "balloons policy" if self._pinned[replica] else self._memory_mode(replica) or "nobody",
+            "memory_by": self._memory_mode(replica) or ("balloons policy" if self._pinned[replica] else "nobody"),
             "pod": self.pods[replica],
         }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pytest_nriperf.errors import MemoryFault, ProvisionError
@@ -100,11 +100,14 @@ def is_running(pod: Json) -> bool:
 def post_mortem(cluster: Cluster, node: str, namespace: str, name: str) -> Trouble | None:
     """Why a pod that ran does not run any more, None while it does."""
     pod = cluster.get(PODS, name, namespace)
-    if pod is not None and is_running(pod):
-        return _node_trouble(cluster, node)
-    trouble = _trouble(pod, node, Patience())
-    tail = _evidence(cluster, namespace, name, pod)
-    return Trouble(trouble.fact + tail, trouble.next_step, 0, trouble.memory)
+    trouble = lost = _node_trouble(cluster, node)
+    if pod is None or not is_running(pod):
+        trouble = _trouble(pod, node, Patience())
+        if lost is not None and not trouble.memory:
+            trouble = replace(lost, fact=f"{trouble.fact}; it {lost.fact}")
+    if trouble is None:
+        return None
+    return replace(trouble, fact=trouble.fact + _evidence(cluster, namespace, name, pod))
 
 
 def _state(pod: Json) -> Json:
@@ -193,7 +196,9 @@ def _waiting(waiting: Json, name: str, namespace: str, patience: Patience) -> Tr
 
 
 def _node_trouble(cluster: Cluster, node: str) -> Trouble | None:
-    found = cluster.get(NODES, node) or {}
+    found = cluster.get(NODES, node)
+    if found is None:
+        return Trouble(f"cannot be reached: node {node} is no longer in the cluster", "see kubectl get nodes", 0)
     for condition in (found.get("status") or {}).get("conditions") or []:
         if condition.get("type") == "Ready" and condition.get("status") != "True":
             fact = (
@@ -213,12 +218,11 @@ def _failure(
 
 
 def _evidence(cluster: Cluster, namespace: str, name: str, pod: Json | None) -> str:
-    """The pod's own warnings (events outlive pods of the same name, so they are found by uid) and its last words."""
-    lines: list[str] = []
+    """The pod's own warnings (events outlive pods of the same name, so they are found by uid; our names are never used
+    twice) and its last words."""
+    field = f"involvedObject.name={name}" if pod is None else f"involvedObject.uid={pod['metadata']['uid']}"
+    lines = [f"  event {text}" for text in _event_texts(cluster.find(EVENTS, namespace, fields=field))]
     if pod is not None:
-        uid = pod["metadata"]["uid"]
-        events = cluster.find(EVENTS, namespace, fields=f"involvedObject.uid={uid}")
-        lines += [f"  event {text}" for text in _event_texts(events)]
         lines += [f"  log {line}" for line in cluster.log(name, namespace, 10).splitlines()]
     return "\n" + "\n".join(lines) + "\n" if lines else ""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
 from collections.abc import Callable
@@ -13,9 +14,11 @@ from kubernetes.client.exceptions import ApiException
 from kubernetes.stream import stream
 from urllib3.exceptions import HTTPError
 
+from pytest_nriperf.provision import cluster as provision_cluster
+from tests.kubernetes.double.api import Request
 from tests.kubernetes.double.cluster import Cluster
 from tests.kubernetes.double.faults import Fault
-from tests.kubernetes.double.kinds import PODS, POLICIES, ZONES, Json
+from tests.kubernetes.double.kinds import CONFIG_MAPS, PODS, POLICIES, ZONES, Json
 
 # The official client leaves sockets of unfinished responses to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -278,3 +281,49 @@ def test_what_is_owned_goes_with_its_owner(cluster: Cluster, official: Any) -> N
     until(lambda: phase(cluster, "p") == "Running")
     core.delete_namespaced_config_map("m", "perf")
     until(lambda: phase(cluster, "p") == "gone")
+
+
+def test_a_watch_of_a_forgotten_version_is_gone_and_goes_on_after_a_new_list(cluster: Cluster, official: Any) -> None:
+    core = client.CoreV1Api(official)
+    old = core.list_namespaced_pod("perf").metadata.resource_version
+    core.create_namespaced_config_map("perf", {"metadata": {"name": "m"}})
+    cluster.store.forget()
+    watching = watch.Watch()
+    with pytest.raises(ApiException, match="Expired: too old resource version") as expired:
+        list(watching.stream(core.list_namespaced_pod, "perf", resource_version=old, timeout_seconds=2))
+    assert expired.value.status == 410
+    new = core.list_namespaced_pod("perf").metadata.resource_version
+    core.create_namespaced_pod("perf", pod_of("p"))
+    events = watch.Watch().stream(core.list_namespaced_pod, "perf", resource_version=new, timeout_seconds=5)
+    assert next(iter(events))["object"].metadata.name == "p"
+
+
+def test_a_watch_that_the_server_closes_ends_and_can_go_on_where_it_was(cluster: Cluster, official: Any) -> None:
+    core = client.CoreV1Api(official)
+    version = core.list_namespaced_pod("perf").metadata.resource_version
+    watching = watch.Watch()
+    options = {"resource_version": version, "timeout_seconds": 1}
+    assert list(watching.stream(core.list_namespaced_pod, "perf", **options)) == []
+    core.create_namespaced_pod("perf", pod_of("p"))
+    events = watching.stream(core.list_namespaced_pod, "perf", **{**options, "timeout_seconds": 5})
+    assert next(iter(events))["type"] == "ADDED"
+
+
+def test_a_list_whose_pages_are_forgotten_begins_anew(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig()))
+    monkeypatch.setattr(provision_cluster, "PAGE", "1")
+    for name in "abc":
+        cluster.store.create(CONFIG_MAPS, {"metadata": {"name": name, "namespace": "perf"}})
+    asked: list[str] = []
+
+    def forget(request: Request) -> None:
+        asked.append(request.one("continue"))
+        if len(asked) == 2:
+            cluster.store.create(CONFIG_MAPS, {"metadata": {"name": "d", "namespace": "perf"}})
+            cluster.store.forget()
+
+    cluster.server.on_request = forget
+    with contextlib.closing(provision_cluster.Cluster()) as ours:
+        found = ours.find(provision_cluster.CONFIG_MAPS, "perf")
+    assert [entry["metadata"]["name"] for entry in found] == ["a", "b", "c", "d"]
+    assert asked.count("") == 2

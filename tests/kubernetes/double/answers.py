@@ -120,6 +120,17 @@ def invalid(kind: Kind, name: str, causes: list[Json], *, noun: str = "", unchec
     return Refused(422, status(422, "Invalid", f'{noun} "{name}" is invalid: {text}', details))
 
 
+def gone(token: str) -> Refused:
+    """A list that cannot be continued as it was; `token` goes on with what is there now."""
+    message = (
+        "The provided continue parameter is too old to display a consistent list result. You can start a new list "
+        "without the continue parameter, or use the continue token in this response to retrieve the remainder of the "
+        "results. Continuing with the provided token results in an inconsistent list - objects that were created, "
+        "modified, or deleted between the time the first chunk was returned and now may show up in the list."
+    )
+    return Refused(410, {**status(410, "Expired", message), "metadata": {"continue": token}})
+
+
 def expired(version: int, oldest: int) -> Json:
     """The Status in a watch from a version that is forgotten."""
     return status(410, "Expired", f"too old resource version: {version} ({oldest})")

@@ -152,10 +152,10 @@ class Api:
             newest = str(self.store.version)
         metadata: Json = {"resourceVersion": newest}
         limit = int(request.one("limit", "0") or 0)
-        start = _continued(request.one("continue"))
+        start = self._continued(request.one("continue"))
         found = found[start:]
         if limit and len(found) > limit:
-            metadata["continue"] = f"c{start + limit}"
+            metadata["continue"] = f"c{start + limit}.{newest}"
             metadata["remainingItemCount"] = len(found) - limit
             found = found[:limit]
         elif address.kind.custom:
@@ -166,6 +166,17 @@ class Api:
         )
         body = {"kind": f"{kind.kind}List", "apiVersion": kind.api_version, "metadata": metadata, "items": items}
         return Answer(200, body)
+
+    def _continued(self, token: str) -> int:
+        if not token:
+            return 0
+        match = re.fullmatch(r"c(\d+)\.(\d*)", token)
+        if match is None:
+            raise answers.bad_request("invalid continue token: continue key is not valid: it was not made here")
+        start, version = match.groups()
+        if version and int(version) < self.store.oldest:
+            raise answers.gone(f"c{start}.")
+        return int(start)
 
     def selected(self, request: Request, address: Address) -> list[Json]:
         """The objects of a list or of a watch's beginning."""
@@ -407,14 +418,6 @@ def _too_large(asked: int, current: int) -> answers.Refused:
     }
     text = f"Timeout: Too large resource version: {asked}, current: {current}"
     return answers.Refused(504, answers.status(504, "Timeout", text, details), (("Retry-After", "1"),))
-
-
-def _continued(token: str) -> int:
-    if not token:
-        return 0
-    if not re.fullmatch(r"c\d+", token):
-        raise answers.bad_request("invalid continue token: continue key is not valid: it was not made here")
-    return int(token[1:])
 
 
 __all__ = ["CONFIG_MAPS", "Address", "Answer", "Api", "Request", "request_of"]
