@@ -381,7 +381,9 @@ def test_a_dropped_connection_loses_no_stamps(cluster: Cluster, make: Make) -> N
         assert sum(row.output_tokens for row in data.requests) == 60 * 4
         assert len(data.tokens) == 61 * 4
         assert list(data.tokens.t_ns) == sorted(set(data.tokens.t_ns))
-        assert sum(stream.reconnections for stream in grant._streams) >= 2
+        # A cut before the relay has spoken is no reconnection: on a busy machine that may be all but one.
+        assert len(cluster.faults.seen) >= 2
+        assert sum(stream.reconnections for stream in grant._streams) >= 1
 
 
 def test_the_api_may_stumble(cluster: Cluster, make: Make) -> None:
