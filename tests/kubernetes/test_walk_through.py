@@ -1,0 +1,73 @@
+"""The commands of docs/kubernetes.md, run as they stand there, from the first look at the node to a verdict."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from pytest_nriperf.topology import simulated_topology
+from tests.kubernetes.double.cluster import Cluster
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs/kubernetes.md").read_text().partition("## The profile")[0]
+PROFILE = re.search(r"```toml\n\[tool\.nriperf\.(.*?)```", PAGE, re.DOTALL)
+
+
+def commands() -> list[str]:
+    """What the page tells to type, without comments and pipes into kubectl."""
+    found = re.findall(r"^((?:nriperf|pytest) .*)$|`(nriperf plan [^`]*)`", PAGE, re.MULTILINE)
+    return [(line or inline).partition("#")[0].strip() for line, inline in found]
+
+
+def run(cluster: Cluster, folder: Path, words: list[str]) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "KUBECONFIG": str(cluster.kubeconfig()), "XDG_CACHE_HOME": str(folder / "cache")}
+    environment.pop("PYTEST_CURRENT_TEST", None)
+    return subprocess.run(
+        [sys.executable, "-m", *words],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def test_the_documented_commands_lead_to_a_verdict(tmp_path: Path) -> None:
+    assert PROFILE is not None
+    suites = tmp_path / "perf_suites"
+    suites.mkdir()
+    shutil.copy(ROOT / "perf_suites/test_latency.py", suites)
+    texts = []
+    with Cluster() as cluster:
+        cluster.add_node("xeon1", simulated_topology("sim:2s16c2t"))
+        for command in commands():
+            program, *words = shlex.split(command)
+            if "--nri-accept" in command:
+                # From here on the page has a profile. Its namespace is one of the double's.
+                settings = f"[{PROFILE.group(1)}".replace("perf-tests", "perf")
+                (tmp_path / "nriperf.toml").write_text(settings)
+            if program == "nriperf":
+                done = run(cluster, tmp_path, ["pytest_nriperf", *words])
+            else:
+                model = [] if "--nri-model" in command else ["--nri-model=sim:itl=5ms,ttft=20ms"]
+                quick = ["-q", "-p", "no:cacheprovider", "--rootdir=.", "--nri-runs=2", "--nri-collect=none"]
+                done = run(cluster, tmp_path, ["pytest", *words, *model, *quick])
+            assert done.returncode in ((0, 1) if words[0] == "doctor" else (0,)), command + done.stdout + done.stderr
+            texts.append(done.stdout)
+        assert cluster.leftovers() == []
+    assert len(texts) == 5, commands()
+    assert "16 allocated / 8 visible" in texts[1]
+    assert re.search(r"\b(same|unknown|better|worse)\b", texts[-1]), texts[-1]
+
+
+def test_every_command_for_the_cluster_is_a_known_one() -> None:
+    told = re.findall(r"(?:^|`|&& )((?:kubectl|helm) [a-z]+)", PAGE, re.MULTILINE)
+    assert set(told) == {"helm repo", "helm install", "kubectl wait", "kubectl create", "kubectl apply"}
+    assert (ROOT / "docs/kubernetes-rbac.yaml").exists()
+    assert (ROOT / "docs/Dockerfile").exists()
