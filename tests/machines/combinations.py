@@ -58,10 +58,11 @@ def tried(shape: Shape, *, everything: bool) -> list[Combination]:
     return combinations() if everything and shape.cpus < LARGE else pairwise()
 
 
-def sizes(combination: Combination, shape: Shape) -> Iterator[int]:
-    """Sizes worth trying: the smallest that makes whole cores and equal parts of NUMA nodes; of few a larger one."""
+def sizes(combination: Combination, shape: Shape, *, everything: bool) -> Iterator[int]:
+    """Sizes worth trying: the smallest that makes whole cores and equal parts of NUMA nodes; of few a larger one when
+    everything is wanted."""
     core = 1 if combination["hyperthreads"] == "spread" else shape.threads
     parts = {"socket": shape.snc, "all": shape.cpu_nodes}.get(combination["numa"], 1)
     yield core * parts
-    if combination in pairwise():
+    if everything and combination in pairwise():
         yield (16 if shape.cpus >= LARGE else 2) * core * parts

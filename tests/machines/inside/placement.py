@@ -31,11 +31,12 @@ def test_every_combination_is_what_it_says(
     shape: Shape, fact: Callable[[str], None], ran: Callable[[str], None]
 ) -> None:
     node, wrong, run, unfit = LocalProvisioner(), [], 0, 0
-    wanted = tried(shape, everything=bool(os.environ.get("NRIPERF_ALL")))
+    everything = bool(os.environ.get("NRIPERF_ALL"))
+    wanted = tried(shape, everything=everything)
     with node.session([]):
         for combination in wanted:
             fitted = []
-            for cpus in sizes(combination, shape):
+            for cpus in sizes(combination, shape, everything=everything):
                 try:
                     with node.provision(BalloonSpec(cpus=cpus, **combination)) as grant:
                         check(grant)
