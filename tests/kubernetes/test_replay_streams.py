@@ -22,6 +22,7 @@ pytestmark = pytest.mark.skipif(RECORDED is None, reason="the recordings are not
 
 NOT_REPLAYED = {
     "watch-apiserver-restart": "a server that falls silent without closing: the double ends its connections",
+    "log-follow-deleted": "as log-follow: the stream ends with the container, whatever ended it",
     "log-buffered": "what Python buffers is its own affair",
 }
 EXPIRED = ("watch-410-stream", "watch-410-after-restart", "watch-node-pods-410")
