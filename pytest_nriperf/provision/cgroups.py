@@ -146,8 +146,7 @@ def remove_leftovers(hierarchy: Hierarchy) -> list[str]:
             continue
         if folder.name.endswith(_ASIDE):
             _try_write(hierarchy.parent / "cgroup.subtree_control", "-cpuset")
-            _move(folder, hierarchy.parent)
-            folder.rmdir()
+            _empty(folder, hierarchy.parent)
         else:
             CpusetGroup(folder, hierarchy.version).remove()
         removed.append(folder.name)
@@ -166,8 +165,26 @@ def _aside(group: Path) -> Iterator[None]:
         _move(group, leaf)
         yield
     finally:
-        _move(leaf, group)
-        leaf.rmdir()
+        _empty(leaf, group)
+
+
+def _empty(source: Path, target: Path) -> None:
+    """Move every process of a group to another one and remove it. Raises ProvisionError when it stays in use."""
+    deadline = time.monotonic() + _END_WITHIN_S
+    while True:
+        _move(source, target)
+        try:
+            source.rmdir()
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise ProvisionError(
+                    f"the cgroup {source} cannot be removed: {error.strerror}",
+                    f"end what is in it, then: rmdir {source}",
+                ) from error
+            # A thread that is just ending is not moved and still counts until it is gone; nothing announces that.
+            time.sleep(0.005)
+        else:
+            return
 
 
 def _move(source: Path, target: Path) -> None:

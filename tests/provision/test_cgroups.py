@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -183,3 +184,24 @@ def test_a_limit_of_ours_is_never_left(tmp_path: Path) -> None:
 def test_a_mount_that_shows_part_of_a_hierarchy_is_understood(tmp_path: Path) -> None:
     tree = Tree(tmp_path, "/docker/box", root="/docker/box")
     assert tree.group("", root=True) == tree.parent()
+
+
+def test_a_group_that_is_in_use_for_a_moment_more_is_removed_when_it_is_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "group").mkdir()
+    rmdir, busy = Path.rmdir, [True, True]
+
+    def slow(folder: Path) -> None:
+        if busy and folder.name.endswith("self"):
+            busy.pop()
+            raise OSError(errno.EBUSY, "Device or resource busy")
+        rmdir(folder)
+
+    monkeypatch.setattr(Path, "rmdir", slow)
+    ours = Hierarchy(2, tmp_path / "group", tmp_path / "group")
+    (ours.parent / "cgroup.type").write_text("domain")
+    with prepared(ours):
+        assert len(list(ours.parent.glob("nriperf-*self"))) == 1
+    assert not busy
+    assert not list(ours.parent.glob("nriperf-*self"))

@@ -12,7 +12,7 @@ from pytest_nriperf.generate.process import WorkerGenerator
 from pytest_nriperf.provision.local import LocalProvisioner
 from pytest_nriperf.seams import Prompt, Work
 from tests.machines.inside import kernel_view as kernel
-from tests.machines.model import model_folder, weight_bytes
+from tests.machines.model import model_folder, weight_bytes, write_model
 from tests.machines.selection import ROOT, for_machines
 from tests.machines.shapes import TWO_SOCKETS
 
@@ -31,6 +31,8 @@ def pages(pid: int, wanted: Callable[[str], bool]) -> dict[int, int]:
 
 @for_machines(ROOT, shape=lambda shape: shape == TWO_SOCKETS)
 def test_private_weights_are_local_and_shared_ones_are_not(fact: Callable[[str], None]) -> None:
+    # The host has written it where it can be seen, but for a cache below /tmp.
+    write_model()
     node, whole = LocalProvisioner(), weight_bytes() // _PAGE
     with node.session([]):
         for weights in ("private", "shared"):
