@@ -233,11 +233,14 @@ class PodRunner(threading.Thread):
         main = process.main
         assert main is not None
         self._killing()
-        with contextlib.suppress(OSError):
-            if _handles(main.pid, signal.SIGTERM):
-                os.kill(main.pid, signal.SIGTERM)
         end = time.monotonic() + grace
+        sent = False
         while main.poll() is None and time.monotonic() < end and not self.kubelet.stopping.is_set():
+            # One that has hardly begun gets it as soon as it can; a real one would have lost it.
+            with contextlib.suppress(OSError):
+                if not sent and _handles(main.pid, signal.SIGTERM):
+                    os.kill(main.pid, signal.SIGTERM)
+                    sent = True
             self.kubelet.pause(self.kubelet.timing.term_tick)
         process.kill()
 
@@ -301,11 +304,13 @@ class PodRunner(threading.Thread):
 
 
 def _handles(pid: int, number: int) -> bool:
-    """Whether a process has a handler: PID 1 of a namespace gets no signal that it does not handle."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("SigCgt:"):
-            return bool(int(line.split()[1], 16) >> (number - 1) & 1)
-    return True
+    """Whether a process catches or waits for a signal: PID 1 of a namespace gets no other."""
+    masks = [
+        int(line.split()[1], 16)
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+        if line.startswith(("SigCgt:", "SigBlk:"))
+    ]
+    return any(mask >> (number - 1) & 1 for mask in masks)
 
 
 def _tasks(pid: int) -> list[int]:
