@@ -12,11 +12,10 @@ from typing import Any
 from pytest_nriperf.baselines import Verdict
 from pytest_nriperf.cli.judge import gathered, judged
 from pytest_nriperf.cli.judging import add_judging
-from pytest_nriperf.errors import UsageError
 from pytest_nriperf.recording import DOCUMENT, read_json
 from pytest_nriperf.report.contents import Contents, gather, recordings_of
-from pytest_nriperf.report.figures import write_image
-from pytest_nriperf.report.html import Page, write_report
+from pytest_nriperf.report.files import write_files
+from pytest_nriperf.report.html import write_report
 from pytest_nriperf.settings import read_settings
 from pytest_nriperf.sweep.takeaways import takeaways
 from pytest_nriperf.units import format_bytes, format_text
@@ -24,7 +23,7 @@ from pytest_nriperf.units import format_bytes, format_text
 MORE = """\
 An out folder stands for all its sessions, so that nights, nodes and SNC modes meet on one page. Verdicts are judged
 again against the baselines; --no-verdicts leaves them out. --files writes every table as CSV and Markdown and every
-plot as SVG (or PNG) into a folder.
+plot, the dots and the maps of placements too, as SVG (or PNG) into a folder.
 """
 
 
@@ -38,7 +37,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-verdicts", action="store_true", help="do not judge")
     parser.add_argument("--baselines", help="folder of baselines")
     parser.add_argument("--files", type=Path, metavar="FOLDER", help="also write tables (CSV, Markdown) and plots")
-    parser.add_argument("--images", default="svg", choices=("svg", "png", "none"), help="plots in --files as (svg)")
+    parser.add_argument("--images", default="svg", choices=("svg", "png", "none"), help="pictures in --files as (svg)")
     add_judging(parser)
 
 
@@ -66,27 +65,6 @@ def _verdicts(folders: Sequence[Path], options: argparse.Namespace) -> list[Verd
     options.rule, options.against = "sessions", None
     gated = [folder for folder in recordings_of(folders) if read_json(folder / DOCUMENT).get("gate", {}).get("metrics")]
     return judged(gathered(gated), [], options)
-
-
-def write_files(contents: Contents, folder: Path, images: str) -> list[str]:
-    """Every table as CSV and Markdown, every plot as an image; returns the names."""
-    page = Page(contents)
-    page.body()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"{folder}: {error.strerror}", "name a folder that can be written") from error
-    written = []
-    for name, table in page.tables.items():
-        for ending, text in (("csv", table.csv()), ("md", table.markdown())):
-            path = folder / f"{name}.{ending}"
-            path.write_text(text, encoding="utf-8")
-            written.append(str(path))
-    for name, figure in page.figures.items() if images != "none" else ():
-        path = folder / f"{name}.{images}"
-        write_image(figure, path)
-        written.append(str(path))
-    return written
 
 
 def _facts(contents: Contents, written: Sequence[str], size: int) -> dict[str, Any]:

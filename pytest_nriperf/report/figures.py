@@ -6,6 +6,7 @@ light and dark. Every series differs by colour and by symbol or dash.
 
 from __future__ import annotations
 
+import base64
 import html
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ Figure = dict[str, Any]
 SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "x", "triangle-down", "star")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "8px 2px 2px 2px", "2px 6px")
 MOST_SERIES = 16
+LAYERS = 8
 TITLES = {
     "tpot": "time per output token",
     "throughput": "node throughput",
@@ -44,8 +46,10 @@ def plotly_script() -> str:
     return script
 
 
-def write_image(figure: Figure, path: Path, width: int = 1100, height: int = 520) -> None:
+def write_image(figure: Figure, path: Path) -> None:
     """A figure as SVG or PNG, by plotly's kaleido (which needs a Chrome or Chromium on this machine)."""
+    layout = figure["layout"]
+    width, height = layout.get("width", 1100), layout["height"] if "width" in layout else max(520, layout["height"])
     try:
         import plotly.io
     except ImportError as error:
@@ -59,6 +63,19 @@ def write_image(figure: Figure, path: Path, width: int = 1100, height: int = 520
             f"{path.name} cannot be drawn: {str(error).strip().splitlines()[0]}",
             "pip install kaleido and install Chromium, or save plots from the page by their buttons",
         ) from error
+
+
+def picture(drawing: str) -> Figure:
+    """An SVG drawing as a figure, to be written as PNG."""
+    width, height = (int(each) for each in drawing.partition('viewBox="0 0 ')[2].partition('"')[0].split())
+    source = f"data:image/svg+xml;base64,{base64.b64encode(drawing.encode()).decode()}"
+    image = {"source": source, "xref": "paper", "yref": "paper", "x": 0, "y": 1, "sizex": 1, "sizey": 1}
+    hidden = {"visible": False}
+    layout = {"images": [image | {"sizing": "stretch"}], "xaxis": hidden, "yaxis": hidden}
+    return {
+        "data": [],
+        "layout": layout | {"margin": dict.fromkeys("ltrb", 8), "width": width + 16, "height": height + 16},
+    }
 
 
 def label(text: Any) -> str:
@@ -177,6 +194,24 @@ def _points(index: int, name: str, cells: Sequence[FrontCell], scale: float, mos
 def _point_text(cell: FrontCell) -> str:
     chance = "" if cell.probability is None else f", on the front with {cell.probability:.0%}"
     return f"{label(cell.row.name)}, {cell.row.cpus} CPUs{chance}"
+
+
+def dots(groups: Sequence[tuple[str, Floats, Floats]], title: str) -> Figure:
+    """Gaps (s, log axis) over time (s), a trace a group; groups take turns in layers, so that none hides another."""
+    scale, unit = _scale(np.concatenate([gap for _, _, gap in groups]) if groups else (), "s")
+    layers: list[dict[str, Any]] = []
+    for index, (name, time, gap) in enumerate(groups):
+        order = np.random.default_rng(index).permutation(len(gap))
+        for layer, rows in enumerate(np.array_split(order, LAYERS)):
+            trace = _line(index, name, time[rows], gap[rows] / scale, markers=True)
+            trace |= {"mode": "markers", "legendgroup": str(index), "showlegend": layer == 0}
+            trace["marker"] = trace["marker"] | {"size": 4}
+            layers.append(trace)
+    traces = [layers[index * LAYERS + layer] for layer in range(LAYERS) for index in range(len(groups))]
+    layout = _layout(title, "seconds", f"gap between token events, {unit}")
+    layout["yaxis"]["type"] = "log"
+    layout["legend"]["itemsizing"] = "constant"
+    return {"data": traces, "layout": layout}
 
 
 def strip(strips: Sequence[Strip], title: str) -> Figure:

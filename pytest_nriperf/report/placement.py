@@ -13,7 +13,7 @@ ACROSS = 16
 HEAD = 18
 
 
-def placement_map(topology: Topology, placement: Placement, name: str) -> str:
+def placement_drawing(topology: Topology, placement: Placement, caption: str = "") -> str:
     """An SVG: threads that a replica sees are filled and numbered, hidden siblings hatched, all others empty."""
     sockets = []
     left = 0
@@ -23,14 +23,30 @@ def placement_map(topology: Topology, placement: Placement, name: str) -> str:
         sockets.append(f'<g transform="translate({left} 0)">{body}</g>')
         left += wide + 16
         height = max(height, tall)
-    count = len(placement.replicas)
-    words = f"{count} replica{'' if count == 1 else 's'}, each {placement.sizes_text}"
+    if caption:
+        height += HEAD
+        sockets.append(f'<text x="0" y="{height - 5}">{escaped(caption)}</text>')
+    words = escaped(placement_words(placement))
     return (
-        f'<figure class="map"><figcaption>{escaped(name)} <span class="small">{escaped(words)}</span></figcaption>'
-        f'<svg viewBox="0 0 {left} {height}" width="{left}" role="img" aria-label="{escaped(words)}" '
+        f'<svg viewBox="0 0 {left} {height}" width="{left}" role="img" aria-label="{words}" '
         f'xmlns="http://www.w3.org/2000/svg">{"".join(sockets)}</svg>'
+    )
+
+
+def placement_map(topology: Topology, placement: Placement, name: str) -> str:
+    """The drawing with its name, and the same in numbers."""
+    words = escaped(placement_words(placement))
+    return (
+        f'<figure class="map"><figcaption>{escaped(name)} <span class="small">{words}</span></figcaption>'
+        f"{placement_drawing(topology, placement)}"
         f"<details><summary>in numbers</summary><pre>{_in_numbers(topology, placement)}</pre></details></figure>"
     )
+
+
+def placement_words(placement: Placement) -> str:
+    """How many replicas of which size."""
+    count = len(placement.replicas)
+    return f"{count} replica{'' if count == 1 else 's'}, each {placement.sizes_text}"
 
 
 def _in_numbers(topology: Topology, placement: Placement) -> str:

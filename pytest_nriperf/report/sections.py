@@ -162,19 +162,25 @@ def takeaways_section(found: Sequence[Takeaway], swept: bool) -> str:
     return f'<ul class="takeaways">{items}</ul>'
 
 
-def placement_section(contents: Contents, names: Sequence[str]) -> str:
-    """Where replicas lay, of the measurements that the page speaks of; the same placement once."""
+def placements(contents: Contents, names: Sequence[str]) -> list[tuple[Part, list[str]]]:
+    """A measurement of each placement among those named, with the names of all that share it."""
     maps: dict[str, tuple[Part, list[str]]] = {}
     for part in contents.parts:
         if part.topology is None or part.placement is None or part.name not in names:
             continue
         key = repr([(sorted(each.allocated), sorted(each.visible)) for each in part.placement.replicas])
         maps.setdefault(key, (part, []))[1].append(part.short)
+    return list(maps.values())
+
+
+def placement_section(contents: Contents, names: Sequence[str]) -> str:
+    """Where replicas lay, of the measurements that the page speaks of; the same placement once."""
+    maps = placements(contents, names)
     if not maps:
         return ""
     drawn = [
         placement_map(part.topology, part.placement, ", ".join(dict.fromkeys(titles)))
-        for part, titles in list(maps.values())[:MOST_MAPS]
+        for part, titles in maps[:MOST_MAPS]
         if part.topology is not None and part.placement is not None
     ]
     more = f'<p class="note">{MOST_MAPS} of {len(maps)} placements are drawn.</p>' if len(maps) > MOST_MAPS else ""

@@ -9,7 +9,12 @@ from pathlib import Path
 import pytest
 
 from pytest_nriperf.cli import main
+from pytest_nriperf.report.contents import gather
+from pytest_nriperf.report.figures import picture, write_image
+from pytest_nriperf.report.files import maps
+from pytest_nriperf.report.html import Page
 from tests.report.recordings import cells_of, record_session
+from tests.report.test_html_browser import coloured, pixels
 from tests.tools import needs
 
 
@@ -70,7 +75,18 @@ def test_plots_are_written_as_images(out: Path, tmp_path: Path) -> None:
         "svg",
     ]
     assert main(command) == 0
-    assert b"SIMULATED" in (tmp_path / "files" / "front.svg").read_bytes()
+    drawn = {file.name: file.read_bytes() for file in (tmp_path / "files").glob("*.svg")}
+    assert {"dots.svg", "counter-0.svg", "front.svg", "distribution.svg", "placement-0.svg"} <= drawn.keys()
+    assert [name for name, picture in drawn.items() if b"SIMULATED" not in picture] == []
+    assert b"var(--" not in drawn["placement-0.svg"]
+
+
+def test_maps_and_dots_are_written_as_png_too(out: Path, tmp_path: Path) -> None:
+    needs("chromium")
+    page = Page(gather([out]))
+    for name, figure in {**page.dots.figures(), "map": picture(maps(page)["placement-0"])}.items():
+        write_image(figure, tmp_path / f"{name}.png")
+        assert coloured(pixels((tmp_path / f"{name}.png").read_bytes())) > 100
 
 
 def test_a_folder_without_recordings_is_an_error_of_one_line(

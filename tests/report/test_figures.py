@@ -12,7 +12,8 @@ import pytest
 from pytest_nriperf.balloons import BalloonSpec, place
 from pytest_nriperf.report import figures
 from pytest_nriperf.report.figures import _coloured, front_plot, label, plotly_script, scaling
-from pytest_nriperf.report.html import json_for_html, series_of
+from pytest_nriperf.report.html import json_for_html
+from pytest_nriperf.report.live_dots import series_of
 from pytest_nriperf.report.picture import Frame, png, still_picture
 from pytest_nriperf.report.placement import placement_map
 from pytest_nriperf.sweep.curves import curves
