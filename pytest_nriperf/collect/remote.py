@@ -91,33 +91,34 @@ class RemoteSampler:
 
     def __enter__(self) -> RemoteSampler:
         try:
-            observer = self._open()
-            self._stream = observer.stream
-            self._stream.send(encode({**self._request, "hidden": observer.hidden}))
+            self._begin()
         except NriperfError as error:
             self._lost(error)
-            return self
         except BaseException:
-            self._close()
+            self._end()
             raise
+        return self
+
+    def _begin(self) -> None:
+        observer = self._open()
+        self._stream = observer.stream
+        self._stream.send(encode({**self._request, "hidden": observer.hidden}))
         self._reader = threading.Thread(target=self._read, name="nriperf-observer", daemon=True)
         self._reader.start()
         if not self._wait_for(("started", "stopped", "lost"), self._start_timeout_s):
             self.warnings.append(f"observer: it did not begin to read within {self._start_timeout_s:g} s")
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with contextlib.suppress(NriperfError):
-            if self._stream is not None and self._stage != "lost":
-                self._stream.send(encode({"op": "stop"}))
-        if self._reader is not None and not self._wait_for(("stopped", "lost"), self._stop_timeout_s):
-            self.warnings.append(f"observer: it did not come to an end within {self._stop_timeout_s:g} s")
-        self._ending = True
-        self._close()
-        if self._reader is not None:
-            self._reader.join(GRACE_S)
+        try:
+            with contextlib.suppress(NriperfError):
+                if self._stream is not None and self._stage != "lost":
+                    self._stream.send(encode({"op": "stop"}))
+            if self._reader is not None and not self._wait_for(("stopped", "lost"), self._stop_timeout_s):
+                self.warnings.append(f"observer: it did not come to an end within {self._stop_timeout_s:g} s")
+        finally:
+            self._end()
 
     def _read(self) -> None:
         """Take what comes until the end of the stream."""
@@ -132,7 +133,7 @@ class RemoteSampler:
                 self._take(decode(line))
             except TimeoutError:
                 continue
-            except (NriperfError, KeyError, TypeError, ValueError) as error:
+            except (NriperfError, KeyError, TypeError, ValueError, AttributeError) as error:
                 self._lost(error)
                 return
 
@@ -147,6 +148,8 @@ class RemoteSampler:
             self._now(kind)
 
     def _lost(self, error: Exception) -> None:
+        if self._ending:
+            return
         fact = error.fact if isinstance(error, NriperfError) else f"{type(error).__name__}: {error}"
         kept = f"; {len(self.rows)} readings until then are kept" if self.rows else ""
         self.warnings.append(f"observer: lost, counters of this run are missing or end early ({fact.strip()}){kept}")
@@ -161,7 +164,11 @@ class RemoteSampler:
         with self._changed:
             return self._changed.wait_for(lambda: self._stage in stages, timeout_s)
 
-    def _close(self) -> None:
+    def _end(self) -> None:
+        """Nothing is left: neither the process nor the thread that reads it."""
+        self._ending = True
         if self._stream is not None:
             with contextlib.suppress(NriperfError):
                 self._stream.close(GRACE_S)
+        if self._reader is not None:
+            self._reader.join(GRACE_S)

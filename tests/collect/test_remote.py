@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -162,6 +163,26 @@ def test_an_observer_that_hangs_does_not_hold_up_the_run() -> None:
     assert "did not come to an end within 0.05 s" in it.warnings[1]
     with pytest.raises(CollectorError, match="did not answer"):
         choose_there(Observer(Stream()), "auto", "", 0.01)
+
+
+@pytest.mark.parametrize("moment", ["begin", "end"])
+def test_nothing_is_left_when_waiting_for_an_observer_is_interrupted(
+    moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = Stream(*([] if moment == "begin" else [b'{"type": "started"}\n']))
+    sampler = RemoteSampler(lambda: Observer(stream), ["proc"], myself(), start_timeout_s=5)
+
+    def interrupted(self: RemoteSampler, stages: Sequence[str], timeout_s: float) -> bool:
+        raise KeyboardInterrupt
+
+    stack = contextlib.ExitStack()
+    if moment == "end":
+        stack.enter_context(sampler)
+    monkeypatch.setattr(RemoteSampler, "_wait_for", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        stack.enter_context(sampler) if moment == "begin" else stack.close()
+    assert stream.closed.is_set()
+    assert "nriperf-observer" not in {thread.name for thread in threading.enumerate()}
 
 
 @pytest.mark.parametrize(
