@@ -171,7 +171,7 @@ class LocalGrant:
         try:
             facts = verify_tasks(stream.pid, replica=replica, cpus=granted.visible, memory_nodes=nodes)
         except WorkerError as error:
-            how = stream.close(0.0)
+            how = stream.close(1.0)
             raise worker_ended(f"the worker of replica {replica} ended before it could be verified", how) from error
         return {**facts, "mechanism": self.mechanism}
 

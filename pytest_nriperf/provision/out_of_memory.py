@@ -105,7 +105,7 @@ def _folders(mounts: Sequence[str], controllers: str, path: str) -> list[Path]:
         root, point = before.split()[3:5]
         kind, options = after.split()[0], after.split()[-1].split(",")
         if (kind == "cgroup2") if controllers == "" else (kind == "cgroup" and "memory" in options):
-            below = path.removeprefix(root) if root != "/" else path
+            below = path[len(root) :] if root != "/" and f"{path}/".startswith(f"{root}/") else path
             found.append(Path(point) / below.strip("/"))
     return found
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytest_nriperf.balloons import Placement
-from pytest_nriperf.errors import MemoryFault, NotHonouredError, ProvisionError, WorkerError
+from pytest_nriperf.errors import MemoryFault, NotHonouredError, ProvisionError, WorkerError, worker_ended
 from pytest_nriperf.provision import manifests
 from pytest_nriperf.provision.api_errors import ApiFailure
 from pytest_nriperf.provision.cluster import Cluster, wait_until
@@ -170,7 +170,8 @@ class PodGrant:
         granted = self.placement.replicas[replica]
         tasks = self._access.tasks(self.pods[replica], str(stream.inner_pid))
         if not tasks:
-            raise NotHonouredError(f"replica {replica}: its worker is gone before it could be verified")
+            how = stream.close(1.0)
+            raise worker_ended(f"the worker of replica {replica} ended before it could be verified", how)
         memory: set[int] = set()
         for task, (process, cpus, nodes) in sorted(tasks.items(), key=lambda item: int(item[0])):
             if parse_cpus(cpus) != granted.visible:
