@@ -395,7 +395,19 @@ def test_a_skipped_test_whose_baseline_waits_is_reported(suite: pytest.Pytester)
     suite.makepyfile(test_perf=SUITE.replace("    m = llm", "    pytest.skip('not today')\n    m = llm"))
     result = run(suite)
     result.assert_outcomes(skipped=1)
-    result.stdout.fnmatch_lines(["warning: test_perf.py::test_chat was skipped: its baseline of 1 session was *"])
+    result.stdout.fnmatch_lines(
+        ["warning: test_perf.py::test_chat was skipped: a baseline of its function (1 session) was *"]
+    )
+
+
+def test_a_test_that_is_expected_to_fail_was_not_skipped(suite: pytest.Pytester) -> None:
+    run(suite, "--nri-accept=missing").assert_outcomes(passed=1)
+    suite.makepyfile(
+        test_perf=SUITE.replace("def test_chat", "@pytest.mark.xfail\ndef test_chat") + "    assert False\n"
+    )
+    result = run(suite)
+    result.assert_outcomes(xfailed=1)
+    assert "was skipped" not in result.stdout.str()
 
 
 UNLISTED = """

@@ -77,7 +77,8 @@ def left_unmeasured(skipped: Sequence[tuple[str, str]], stores: Sequence[Baselin
         if found:
             count = max(len(baseline.sessions) for baseline in found)
             sessions = "1 session" if count == 1 else f"{count} sessions"
-            yield f"warning: {printable(test)} was skipped: its baseline of {sessions} was compared with nothing"
+            words = f"was skipped: a baseline of its function ({sessions}) was compared with nothing"
+            yield f"warning: {printable(test)} {words}"
 
 
 def _written(path: Path, text: str, what: str) -> str:

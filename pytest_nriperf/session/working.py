@@ -203,7 +203,7 @@ class NriSession:
             report.longrepr = str(call.excinfo.value)
         if call.when == "call" and report.passed and gate_of(arguments_of(item, "gate")).metrics:
             self._passed.append(item.nodeid)
-        if report.skipped and gate_of(arguments_of(item, "gate")).metrics:
+        if report.skipped and not hasattr(report, "wasxfail") and gate_of(arguments_of(item, "gate")).metrics:
             self._skipped.append((item.nodeid, function_of(item)))
         return report
 
