@@ -1,21 +1,22 @@
 """Two variants in one measurement: pairs of runs, in turns or side by side, judged against each other.
 
 In turns the order is A B B A B A A B and on (`baselines.pairs.turns`), so that a steady drift falls out. In a duet
-both run at the same time, in equal disjoint halves of one balloon, and change halves.
+both run at the same time, in equal disjoint halves of one balloon, and change halves and the order of loading.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
 from pytest_nriperf.balloons import Placement
-from pytest_nriperf.baselines.pairs import halves_taken, turns
+from pytest_nriperf.baselines.pairs import halves_taken, loaded_in_order, turns
 from pytest_nriperf.experiment.bench import Balloon, Bench
-from pytest_nriperf.experiment.running import loaded, record_run
+from pytest_nriperf.experiment.progress import Tracker
+from pytest_nriperf.experiment.running import Engines, loaded, record_run
 from pytest_nriperf.experiment.runs import Settled, repeat_until_settled, tracker_of
 from pytest_nriperf.experiment.subject import Caller, Subject
 from pytest_nriperf.experiment.workload import Workload
@@ -75,15 +76,10 @@ class Contest:
         tracker = tracker_of(subjects[0], 2 * replicas if isinstance(replicas, int) else 2, plan.most)
 
         def one_pair(number: int) -> None:
-            order = halves_taken if self.variants.duet else turns
-            swapped = order(number)[2 * number - 2 :] == "BA"
             if self.variants.duet:
-                assert self.balloon is not None
-                places = halves(self.balloon, self.variants)[:: -1 if swapped else 1]
-                with loaded(subjects[0], places[0]) as first, loaded(subjects[1], places[1]) as second:
-                    record_run(number, [first, second], tracker)
+                self._side_by_side(number, subjects, tracker)
                 return
-            for subject in subjects[:: -1 if swapped else 1]:
+            for subject in subjects[:: _direction(turns(number))]:
                 with self._place(subject) as balloon, loaded(subject, balloon) as engines:
                     record_run(number, [engines], tracker)
 
@@ -93,6 +89,16 @@ class Contest:
         measurement = _paired(subjects)
         caller.measured(measurement)
         return measurement
+
+    def _side_by_side(self, number: int, subjects: Sequence[Subject], tracker: Tracker) -> None:
+        """One pair of a duet: each subject in its half of the balloon, loaded one after the other."""
+        assert self.balloon is not None
+        places = halves(self.balloon, self.variants)[:: _direction(halves_taken(number))]
+        with contextlib.ExitStack() as stack:
+            engines: dict[str, Engines] = {}
+            for subject, place in list(zip(subjects, places, strict=True))[:: _direction(loaded_in_order(number))]:
+                engines[str(subject.variant["name"])] = stack.enter_context(loaded(subject, place))
+            record_run(number, [engines[str(subject.variant["name"])] for subject in subjects], tracker)
 
     def _place(self, subject: Subject) -> AbstractContextManager[Balloon]:
         return self.bench.balloon(subject.spec) if self.balloon is None else contextlib.nullcontext(self.balloon)
@@ -115,6 +121,11 @@ class Contest:
         }
         options = EngineOptions(variant.python, variant.environment, reference)
         return Subject(self.bench, variant.balloon, choice, workload, caller, options, facts)
+
+
+def _direction(order: str) -> int:
+    """The step through a pair in the order of the last two of these letters."""
+    return -1 if order.endswith("BA") else 1
 
 
 def _paired(subjects: list[Subject]) -> Measurement:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from pytest_nriperf.baselines import Baseline, BaselineKey, Gate, MetricRuns, SessionRecord, Verdict, judge
 from pytest_nriperf.baselines.drift import disturbances
-from pytest_nriperf.baselines.pairs import halves_taken, judge_pairs, turns
+from pytest_nriperf.baselines.pairs import halves_taken, judge_pairs, loaded_in_order, turns
 
 KEY = BaselineKey("test_chat", "cpus=1", "m", "w")
 STEADY = (1.000, 1.004, 0.996, 1.002, 0.998)
@@ -131,3 +132,9 @@ def test_runs_that_are_like_their_neighbours_do_not_raise_alarms_of_pairs(pairs:
 
 def test_both_variants_of_a_duet_have_each_half_equally_often() -> None:
     assert all(halves_taken(pairs)[::2].count("A") == pairs // 2 for pairs in range(2, 21, 2))
+
+
+def test_each_variant_of_a_duet_is_loaded_first_and_last_in_both_halves() -> None:
+    for pairs in (4, 8, 12):
+        met = Counter(zip(halves_taken(pairs)[::2], loaded_in_order(pairs)[::2], strict=True))
+        assert met == dict.fromkeys([("A", "A"), ("B", "A"), ("B", "B"), ("A", "B")], pairs // 4)
