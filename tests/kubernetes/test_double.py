@@ -99,9 +99,10 @@ def verdict(cluster: Cluster, generation: int, name: str = "node.xeon2") -> Json
 def test_the_client_lists_creates_and_watches(cluster: Cluster, official: Any) -> None:
     core = client.CoreV1Api(official)
     assert [node.metadata.name for node in core.list_node().items] == ["xeon2"]
+    version = core.list_namespaced_pod("perf").metadata.resource_version
     core.create_namespaced_pod("perf", pod_of("p"))
     seen = []
-    for event in watch.Watch().stream(core.list_namespaced_pod, "perf", timeout_seconds=5):
+    for event in watch.Watch().stream(core.list_namespaced_pod, "perf", resource_version=version, timeout_seconds=5):
         seen.append((event["type"], event["object"].status.phase))
         if event["object"].status.phase == "Running":
             break
