@@ -26,7 +26,8 @@ def commands() -> list[str]:
 
 def run(cluster: Cluster, folder: Path, words: list[str]) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "KUBECONFIG": str(cluster.kubeconfig()), "XDG_CACHE_HOME": str(folder / "cache")}
-    environment.pop("PYTEST_CURRENT_TEST", None)
+    for name in ("PYTEST_CURRENT_TEST", "CI", "GITHUB_ACTIONS"):  # a person types these commands, not a CI
+        environment.pop(name, None)
     return subprocess.run(
         [sys.executable, "-m", *words],
         cwd=folder,
