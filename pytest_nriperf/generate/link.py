@@ -120,7 +120,7 @@ class Link:
                 line = self.stream.receive(min(TICK_S, self._silence_s / 4))
             except TimeoutError:
                 self._idle()
-            except (WorkerError, OSError, ValueError):
+            except (NriperfError, OSError, ValueError):
                 self._ended()
             else:
                 if line is None or not line.endswith(b"\n"):

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import json
 import os
 import platform
@@ -26,6 +27,7 @@ import socket
 import subprocess
 import sys
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -36,11 +38,13 @@ TAIL = 4096
 SYSTEM_CALL = {"x86_64": 238, "aarch64": 237, "riscv64": 237, "ppc64le": 261, "s390x": 270}
 MODES = {"bind": 2, "interleave": 3}
 NO_WORKER = 4
+# What a shell says of a program that is not there.
+NOT_FOUND = 127
 NO_MEMORY_POLICY = 77
 
 
 def run(folder: str, name: str, archive: str) -> int:
-    """Start the relay in the background and attach to it."""
+    """Start the relay in the background and attach to it; when it has been started before, only attach."""
     line = b""
     while not line.endswith(b"\n"):
         byte = os.read(0, 1)
@@ -50,7 +54,13 @@ def run(folder: str, name: str, archive: str) -> int:
     launch = json.loads(line)
     address = os.path.join(folder, name + ".sock")
     listener = socket.socket(socket.AF_UNIX)
-    listener.bind(address)
+    try:
+        listener.bind(address)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        # The connection that started it broke before it could be told.
+        return attach(folder, name)
     listener.listen(4)
     if os.fork() == 0:
         os.setsid()
@@ -58,6 +68,8 @@ def run(folder: str, name: str, archive: str) -> int:
             try:
                 _into_background(os.path.join(folder, name + ".relay"))
                 Relay(listener, folder, name, archive, launch).serve()
+            except BaseException:  # noqa: BLE001 - into the log, nobody else is here
+                traceback.print_exc()
             finally:
                 os._exit(0)
         os._exit(0)
@@ -110,8 +122,9 @@ class Relay:
 
     def __init__(self, listener: socket.socket, folder: str, name: str, archive: str, launch: dict[str, Any]) -> None:
         self.listener = listener
-        self.address = os.path.join(folder, name + ".sock")
-        self.error_path = os.path.join(folder, name + ".err")
+        self.address, self.error_path, self.log = (
+            os.path.join(folder, name + end) for end in (".sock", ".err", ".relay")
+        )
         self.archive = archive
         self.launch = launch
         self.kept: deque[tuple[int, bytes]] = deque()
@@ -126,9 +139,25 @@ class Relay:
         self.closing = False
         self.done = False
         self.kill_at: list[tuple[float, int]] = []
+        self.pid = 0
 
     def serve(self) -> None:
         """Until the worker has ended and the host knows it, or nobody comes for it."""
+        try:
+            self._start()
+        except OSError as error:
+            self.done = True
+            self._keep(b"x", json.dumps({"status": NOT_FOUND, "tail": str(error)}).encode())
+        self.listener.setblocking(False)
+        while not (self.done and not self.kept):
+            self._step()
+            if time.monotonic() - self.heard > self.launch["gone_s"]:
+                self._end()
+                break
+        for path in (self.address, self.error_path, self.log):
+            os.unlink(path)
+
+    def _start(self) -> None:
         with open(self.error_path, "wb") as errors:
             self.worker = subprocess.Popen(
                 [self.launch.get("python") or sys.executable, self.archive, *self.launch["arguments"]],
@@ -144,13 +173,7 @@ class Relay:
         self.input, self.output = self.worker.stdin.fileno(), self.worker.stdout.fileno()
         for descriptor in (self.input, self.output):
             os.set_blocking(descriptor, False)
-        self.listener.setblocking(False)
-        while not (self.done and not self.kept):
-            self._step()
-            if time.monotonic() - self.heard > self.launch["gone_s"]:
-                self._end()
-                break
-        os.unlink(self.address)
+        self.pid = self.worker.pid
 
     def _bind_memory(self) -> None:
         mode = self.launch.get("memory", "")
@@ -236,7 +259,7 @@ class Relay:
             self._forget(int(rest))
         elif kind == b"c":
             self._forget(int(rest))
-            self._say(b"h %d %d\n" % (self.have, self.worker.pid))
+            self._say(b"h %d %d\n" % (self.have, self.pid))
             for _, frame in self.kept:
                 self._say(frame)
         elif kind == b"q":

@@ -160,9 +160,16 @@ class PodStream:
     def _gone_soon(self) -> WorkerError | None:
         """What became of the pod: its status follows the end of its processes by about a second."""
         deadline = time.monotonic() + _STATUS_LAG_S
-        while (gone := self._connection.why_gone()) is None and time.monotonic() < deadline:
+        while (gone := self._gone()) is None and time.monotonic() < deadline:
             time.sleep(0.1)
         return gone
+
+    def _gone(self) -> WorkerError | None:
+        """What became of the pod; None also when nobody can be asked now."""
+        try:
+            return self._connection.why_gone()
+        except ApiFailure:
+            return None
 
     def _resend(self, arrived: int) -> None:
         with self._lock:
@@ -223,7 +230,7 @@ class PodStream:
             self._channel.close()
         last = ""
         while time.monotonic() < deadline:
-            gone = self._connection.why_gone()
+            gone = self._gone()
             if gone is not None:
                 raise self._given_up(gone)
             try:
@@ -266,7 +273,7 @@ class PodStream:
 
     def _words(self) -> str:
         if self._exit is None:
-            gone = self._connection.why_gone()
+            gone = self._gone()
             lost = self._lost or "it could not be reached to be ended; its relay ends it"
             return gone.fact if gone is not None else lost
         status, tail = int(self._exit["status"]), str(self._exit["tail"])

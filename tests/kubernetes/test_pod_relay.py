@@ -18,6 +18,7 @@ import pytest
 
 from pytest_nriperf.errors import WorkerError
 from pytest_nriperf.provision import pod_relay
+from pytest_nriperf.provision.api_errors import ApiFailure
 from pytest_nriperf.provision.exec_channel import ConnectionLost
 from pytest_nriperf.provision.pod_stream import PodConnection, PodStream
 
@@ -209,3 +210,41 @@ def test_a_worker_that_does_not_end_is_killed(tmp_path: Path) -> None:
     )
     assert stream.receive(20) == b"up\n"
     assert stream.close(grace_s=0.1) == "killed by SIGKILL"
+
+
+def test_a_worker_that_was_started_before_its_connection_broke_is_not_started_again(tmp_path: Path) -> None:
+    first, channels = start(tmp_path, ECHO)
+    second, _ = start(tmp_path, ECHO)
+    assert second.inner_pid == first.inner_pid
+    second.send(b"abc\n")
+    assert second.receive(20) == b"cba\n"
+    assert second.close() == "ended with status 0"
+    channels[0].close()
+
+
+def test_an_interpreter_that_is_not_there_is_named(tmp_path: Path) -> None:
+    stream, _ = start(tmp_path, ECHO, python="/nowhere/python3")
+    assert stream.receive(20) is None
+    assert "ended with status 127\n" in stream.close()
+    assert "/nowhere/python3" in stream.close()
+
+
+def test_a_relay_leaves_no_file(tmp_path: Path) -> None:
+    stream, _ = start(tmp_path, ECHO)
+    assert len(list(tmp_path.iterdir())) > 1
+    stream.close()
+    wait_until(lambda: [path.name for path in tmp_path.iterdir()] == ["script.py"])
+
+
+def test_a_connection_is_made_again_while_nobody_can_say_what_became_of_the_pod(tmp_path: Path) -> None:
+    stream, channels = start(tmp_path, ECHO)
+
+    def unreachable() -> None:
+        raise ApiFailure("the API server does not answer")
+
+    stream._connection.why_gone = unreachable
+    channels[-1].process.kill()
+    stream.send(b"abc\n")
+    assert stream.receive(20) == b"cba\n"
+    assert stream.reconnections == 1
+    assert stream.close() == "ended with status 0"
