@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pytest_nriperf.errors import WorkerError
+from pytest_nriperf.errors import MemoryFault, WorkerError, worker_ended
 from pytest_nriperf.generate.archive import worker_archive
 from pytest_nriperf.generate.child.protocol import MAX_LINE, encode
 from pytest_nriperf.generate.link import Link
@@ -39,16 +39,14 @@ class Heard:
 @pytest.fixture
 def link() -> Iterator[tuple[Link, Heard]]:
     heard = Heard()
-    arguments = ("--operations", "tests.generate.extra_operations")
-    root = str(Path(__file__).parents[2])
     with plain_grant() as grant:
-        stream = grant.start_worker(0, Launch(worker_archive(), {"PYTHONPATH": root}, arguments))
+        stream = grant.start_worker(0, Launch(worker_archive()))
         link = Link(0, stream, heard, heard.changed)
         yield link, heard
         link.close()
 
 
-def test_a_worker_reads_files_samples_and_does_what_a_module_adds(link: tuple[Link, Heard], tmp_path: Path) -> None:
+def test_a_worker_reads_files_and_refuses_what_it_does_not_know(link: tuple[Link, Heard], tmp_path: Path) -> None:
     worker, heard = link
     assert worker.call("ping", 10)["t_ns"] > 0
     assert worker.read("/proc/self/comm") == b"python\n" or worker.read("/proc/self/comm") is not None
@@ -56,8 +54,6 @@ def test_a_worker_reads_files_samples_and_does_what_a_module_adds(link: tuple[Li
     large.write_bytes(bytes(range(256)) * 4096)
     assert worker.read(str(large)) == large.read_bytes()
     assert worker.read("/nowhere") is None
-    assert worker.call("twice", 10, number=21)["number"] == 42
-    assert heard.wait_for("noticed")["number"] == 21
     worker.call("sample", 10, paths=["/proc/uptime"], hz=50)
     assert heard.wait_for("samples")["readings"][0][0] == "/proc/uptime"
     worker.call("unsample", 10)
@@ -68,6 +64,11 @@ def test_a_worker_reads_files_samples_and_does_what_a_module_adds(link: tuple[Li
         worker.call("start", 10, at_ns=0)
     with pytest.raises(WorkerError, match="longer than"):
         worker.post("prompt", prompt={"text": "x" * MAX_LINE})
+
+
+def test_last_words_of_an_engine_are_no_proof_that_memory_ran_out() -> None:
+    for how, kind in (("ended with status 3\nBLOOM: out of memory", WorkerError), ("OOMKilled\nbye", MemoryFault)):
+        assert type(worker_ended("it ended", how)) is kind
 
 
 @pytest.mark.parametrize(

@@ -23,19 +23,16 @@ def main(argv: list[str] | None = None) -> int:
         prog="nriperf worker", description="Worker of pytest-nriperf, started by its host."
     )
     parser.add_argument("--silence", type=float, default=300.0, help="end after so many seconds without a word")
-    parser.add_argument("--operations", action="append", default=[], help="module that adds operations")
     options = parser.parse_args(argv)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     source, target = keep_output()
     worker = Worker(protocol.Outbox(protocol.write_all(target)), target)
-    _serve(worker, options.operations, lambda: listen(worker, source, options.silence))
+    _serve(worker, lambda: listen(worker, source, options.silence))
     return 0
 
 
-def _serve(worker: Worker, operations: list[str], listening: Callable[[], str]) -> None:
+def _serve(worker: Worker, listening: Callable[[], str]) -> None:
     """Work until the host is gone."""
-    for module in operations:
-        worker.extend(module)
 
     def read() -> None:
         reason = "the reader failed"

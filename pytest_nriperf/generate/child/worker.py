@@ -54,10 +54,6 @@ class Worker:
             "unsample": self._unsample,
         }
 
-    def extend(self, module: str) -> None:
-        """Add the operations of a module that travels too: its `operations(send)` gives functions by name."""
-        self._slow.update(importlib.import_module(module).operations(self.outbox.send))
-
     def hello(self, facts: dict[str, Any]) -> None:
         """Say who we are; the first message."""
         self.outbox.send("hello", **facts)
