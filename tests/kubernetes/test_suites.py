@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import pytest
 from pytest_nriperf.topology import simulated_topology
 from tests.generate.tiny_models import save_llama
 from tests.kubernetes.double.cluster import Cluster
+from tests.kubernetes.typed import typed
 
 ROOT = Path(__file__).parents[2]
 SUITES = ("test_latency.py", "test_throughput.py", "test_hyperthreads.py")
@@ -38,18 +37,8 @@ def test_the_suites_pass_on_a_node(tmp_path: Path, model: str) -> None:
     with Cluster() as cluster:
         # More cores than this machine may have: then processes run where they can, and see the node's CPUs in /proc.
         cluster.add_node("xeon1", simulated_topology("sim:1s4c2t"))
-        environment = {**os.environ, "KUBECONFIG": str(cluster.kubeconfig()), "XDG_CACHE_HOME": str(tmp_path / "cache")}
-        environment.pop("PYTEST_CURRENT_TEST", None)
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir=.", "--nri-node=here"]
-        done = subprocess.run(
-            [*command, f"--nri-model={model}", "--nri-runs=1", "--nri-collect=none", "--nri-fail-on=nothing"],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
+        command = ["pytest", "-q", "-p", "no:cacheprovider", "--rootdir=.", "--nri-node=here", f"--nri-model={model}"]
+        done = typed(cluster, tmp_path, [*command, "--nri-runs=1", "--nri-collect=none", "--nri-fail-on=nothing"])
         assert done.returncode == 0, done.stdout + done.stderr
         assert "5 passed" in done.stdout
         assert cluster.leftovers() == []

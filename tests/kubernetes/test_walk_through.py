@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 from pytest_nriperf.topology import simulated_topology
 from tests.kubernetes.double.cluster import Cluster
+from tests.kubernetes.typed import typed
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/kubernetes.md").read_text().partition("## The profile")[0]
@@ -22,21 +20,6 @@ def commands() -> list[str]:
     """What the page tells to type, without comments and pipes into kubectl."""
     found = re.findall(r"^((?:nriperf|pytest) .*)$|`(nriperf plan [^`]*)`", PAGE, re.MULTILINE)
     return [(line or inline).partition("#")[0].strip() for line, inline in found]
-
-
-def run(cluster: Cluster, folder: Path, words: list[str]) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "KUBECONFIG": str(cluster.kubeconfig()), "XDG_CACHE_HOME": str(folder / "cache")}
-    for name in ("PYTEST_CURRENT_TEST", "CI", "GITHUB_ACTIONS"):  # a person types these commands, not a CI
-        environment.pop(name, None)
-    return subprocess.run(
-        [sys.executable, "-m", *words],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
 
 
 def test_the_documented_commands_lead_to_a_verdict(tmp_path: Path) -> None:
@@ -54,11 +37,11 @@ def test_the_documented_commands_lead_to_a_verdict(tmp_path: Path) -> None:
                 settings = f"[{PROFILE.group(1)}".replace("perf-tests", "perf")
                 (tmp_path / "nriperf.toml").write_text(settings)
             if program == "nriperf":
-                done = run(cluster, tmp_path, ["pytest_nriperf", *words])
+                done = typed(cluster, tmp_path, ["pytest_nriperf", *words])
             else:
                 model = [] if "--nri-model" in command else ["--nri-model=sim:itl=5ms,ttft=20ms"]
                 quick = ["-q", "-p", "no:cacheprovider", "--rootdir=.", "--nri-runs=2", "--nri-collect=none"]
-                done = run(cluster, tmp_path, ["pytest", *words, *model, *quick])
+                done = typed(cluster, tmp_path, ["pytest", *words, *model, *quick])
             assert done.returncode in ((0, 1) if words[0] == "doctor" else (0,)), command + done.stdout + done.stderr
             texts.append(done.stdout)
         assert cluster.leftovers() == []
