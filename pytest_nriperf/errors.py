@@ -98,9 +98,10 @@ def worker_ended(where: str, how: str) -> WorkerError:
     >>> print(worker_ended("the worker of replica 0 ended while loading", "ended with status 3"))
     the worker of replica 0 ended while loading: ended with status 3; run the same model by hand on the node to see more
     """
-    known = re.search(r"out of memory|OOM", how)
-    excluded = "no kill for lack of memory" in how
-    if not known and (excluded or not re.search(r"SIGKILL|signal 9|status 137", how)):
+    verdict = how.partition("\n")[0]  # what follows are the engine's own last words, which prove nothing
+    known = re.search(r"out of memory|OOM", verdict)
+    excluded = "no kill for lack of memory" in verdict
+    if not known and (excluded or not re.search(r"SIGKILL|signal 9|status 137", verdict)):
         return WorkerError(f"{where}: {how}", "run the same model by hand on the node to see more")
     guess = "" if known else " (nobody here sent SIGKILL: most likely the kernel, for lack of memory)"
     return MemoryFault(

@@ -16,7 +16,7 @@ from pytest_nriperf.balloons import Placement
 from pytest_nriperf.baselines.pairs import halves_taken, loaded_in_order, turns
 from pytest_nriperf.experiment.bench import Balloon, Bench
 from pytest_nriperf.experiment.progress import Tracker
-from pytest_nriperf.experiment.running import Engines, loaded, record_run
+from pytest_nriperf.experiment.running import loaded, record_run
 from pytest_nriperf.experiment.runs import Settled, repeat_until_settled, tracker_of
 from pytest_nriperf.experiment.subject import Caller, Subject
 from pytest_nriperf.experiment.workload import Workload
@@ -94,11 +94,10 @@ class Contest:
         """One pair of a duet: each subject in its half of the balloon, loaded one after the other."""
         assert self.balloon is not None
         places = halves(self.balloon, self.variants)[:: _direction(halves_taken(number))]
+        sides, order = list(zip(subjects, places, strict=True)), _direction(loaded_in_order(number))
         with contextlib.ExitStack() as stack:
-            engines: dict[str, Engines] = {}
-            for subject, place in list(zip(subjects, places, strict=True))[:: _direction(loaded_in_order(number))]:
-                engines[str(subject.variant["name"])] = stack.enter_context(loaded(subject, place))
-            record_run(number, [engines[str(subject.variant["name"])] for subject in subjects], tracker)
+            engines = [stack.enter_context(loaded(subject, place)) for subject, place in sides[::order]]
+            record_run(number, engines[::order], tracker)
 
     def _place(self, subject: Subject) -> AbstractContextManager[Balloon]:
         return self.bench.balloon(subject.spec) if self.balloon is None else contextlib.nullcontext(self.balloon)
