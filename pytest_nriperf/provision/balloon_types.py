@@ -49,6 +49,10 @@ class TypePlan:
         are close to than off cores that it has a thread on already."""
         return any("loads" in entry and "preferCloseToDevices" not in entry for entry in self.types)
 
+    def excludes(self, other: TypePlan) -> bool:
+        """Whether the types of both cannot be in one policy."""
+        return (self.hinted and other.roams) or (self.roams and other.hinted)
+
 
 def fitting(plans: Mapping[str, TypePlan], first: str = "") -> list[str]:
     """Keys of the plans whose types can be in one policy with those of `first`, or of the most when nobody is first."""

@@ -339,14 +339,14 @@ class KubernetesProvisioner:
         """The types of a balloon, beside all others that they go with."""
         if key in self._in_force:
             return
-        wanted = fitting(self._plans, key)
-        gone = set(self._in_force) - set(wanted)
+        gone = [each for each in self._in_force if self._plans[each].excludes(self._plans[key])]
         if gone and self._open:
             raise ProvisionError(
-                f"node {self.node}: {key} and a balloon that is open ({self._in_force[0]}) need policies that exclude "
-                "each other: one spreads over NUMA nodes, another keeps to one",
+                f"node {self.node}: {key} and the types for a balloon that is open ({gone[0]}) need policies that "
+                "exclude each other: one spreads over NUMA nodes, another keeps to one",
                 "use them one after the other",
             )
+        wanted = fitting(self._plans, key) if gone else [*self._in_force, key]
         plans = [self._plans[each] for each in wanted if gone or each not in self._in_force]
         self.policy.extend(plans, f"nriperf-{self.session_id}-" if gone else "")
         self._in_force = wanted

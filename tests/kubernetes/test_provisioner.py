@@ -120,8 +120,10 @@ def test_types_that_exclude_each_other_are_written_one_after_the_other(cluster: 
             provisioner.provision(spread),
         ):
             pass
-        with provisioner.provision(spread) as grant:
+        # One that was not announced and reaches over nodes without spreading goes with either.
+        with provisioner.provision(spread) as grant, provisioner.provision(BalloonSpec(cpus=6)) as other:
             assert grant.placement.cpus == 4
+            assert other.placement.cpus == 6
     assert policies(cluster) == before
 
 
