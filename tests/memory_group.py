@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
+from tests.tools import missing
 
 _PATIENCE_S = 30.0
 _JOIN = 'echo 0 > "$0/cgroup.procs" && exec "$@"'
@@ -49,14 +49,14 @@ class MemoryGroup:
 def memory_group(limit: int) -> Iterator[MemoryGroup]:
     """A group with a limit in bytes; nothing runs in it any more and it is gone afterwards."""
     if os.geteuid() != 0:
-        pytest.skip("a cgroup with a memory limit needs root")
+        missing("a cgroup with a memory limit needs root")
     with contextlib.ExitStack() as undo:
         parent, name = _parent(undo)
         folder = parent / f"memory-test-{os.getpid()}"
         try:
             folder.mkdir()
         except OSError as error:
-            pytest.skip(f"{folder} cannot be made: {error.strerror}")
+            missing(f"{folder} cannot be made: {error.strerror}")
         undo.callback(_remove, folder)
         group = MemoryGroup(folder, folder / name)
         assert group.limit(limit)
@@ -71,7 +71,7 @@ def _parent(undo: contextlib.ExitStack) -> tuple[Path, str]:
             return Path("/sys/fs/cgroup/memory") / path.strip("/"), "memory.limit_in_bytes"
     root = Path("/sys/fs/cgroup")
     if not (root / "cgroup.controllers").exists() or "memory" not in (root / "cgroup.controllers").read_text():
-        pytest.skip("no memory controller")
+        missing("no memory controller")
     given = (root / "cgroup.subtree_control").read_text().split()
     for controller in ("memory", "cpuset"):
         if controller not in given:

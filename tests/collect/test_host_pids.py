@@ -7,12 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from pytest_nriperf.collect.host_pids import on_the_node
 from pytest_nriperf.collect.reading import Files
 from pytest_nriperf.seams import Target, TargetReplica
 from tests.collect.trees import write_tree
+from tests.tools import missing, needs
 
 
 def status(numbers: str, cpus: str) -> str:
@@ -65,13 +64,15 @@ def test_what_is_not_found_or_found_twice_is_said_and_not_watched(tmp_path: Path
 def test_a_process_in_a_namespace_of_its_own_is_found() -> None:
     """The kernel's own view: the inner process prints the number that it has for itself."""
     program = "import os, sys; print(os.getpid(), flush=True); sys.stdin.read()"
-    words = ["unshare", "--user", "--map-root-user", "--pid", "--fork", sys.executable, "-c", program]
-    inside = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    unshare = [needs("unshare", package="util-linux"), "--user", "--map-root-user", "--pid", "--fork"]
+    inside = subprocess.Popen(
+        [*unshare, sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     try:
         assert inside.stdout is not None
         line = inside.stdout.readline()
         if not line:
-            pytest.skip("this machine makes no PID namespace")
+            missing("this machine makes no PID namespace")
         notes: list[str] = []
         found = on_the_node(target((int(line), set(os.sched_getaffinity(0)))), notes)
         assert notes == []
