@@ -20,6 +20,7 @@ from pytest_nriperf.collect.remote import health_there
 from pytest_nriperf.doctor import CHECKS, LEVELS, Examined, Finding, examine
 from pytest_nriperf.errors import EnvironmentFault, ProvisionError, UsageError
 from pytest_nriperf.experiment.counting import counting_there, observer_on
+from pytest_nriperf.generate.archive import worker_archive
 from pytest_nriperf.provision.cgroups import find_hierarchy
 from pytest_nriperf.provision.checkup import checkup
 from pytest_nriperf.provision.kubernetes import KubernetesProvisioner, kubernetes_provisioner
@@ -81,7 +82,7 @@ def _told(options: argparse.Namespace, title: str, findings: Sequence[Finding]) 
 def _far(name: str) -> tuple[Examined | None, list[Finding]]:
     """A Kubernetes node: what a session would stumble over, and its files when a pod could read them."""
     findings = []
-    with contextlib.closing(kubernetes_provisioner(name, read_settings(Path.cwd()))) as node:
+    with contextlib.closing(kubernetes_provisioner(name, read_settings(Path.cwd()), worker_archive)) as node:
         for fact in checkup(node):
             if fact.wrong:
                 effect = "no measurement can start"

@@ -1,8 +1,9 @@
 """What a session and its observer on a node say to each other: a JSON object a line, readings packed.
 
 session -> observer   {"op": "choose", ...}          which collectors, and the line that says what they give
+                      {"op": "health", ...}          what only trying tells: PCM, multiplexing, leftovers of resctrl
                       {"op": "sample", ...}          read them for a target, until {"op": "stop"}
-observer -> session   chosen | refused
+observer -> session   chosen | refused, health
                       started, rows (each second while there are some), beat, stopped
 """
 

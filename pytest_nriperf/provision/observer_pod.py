@@ -18,6 +18,8 @@ from pytest_nriperf.settings import NodeProfile
 # Runs wait for a second pod in place of a lost one, so not for long.
 AGAIN_S = 30.0
 RECONNECT_S = 10.0
+# A lost one ends itself soon: the next run has another.
+GONE_S = 20.0
 
 
 class ObserverPod:
@@ -52,7 +54,7 @@ class ObserverPod:
             raise ProvisionError(self._given_up)
         try:
             return self._start(launch, archive)
-        except WorkerError as error:
+        except (WorkerError, ProvisionError) as error:
             if self._access.why_gone(self.name()) is None:
                 raise
             if self._made > 1:
@@ -74,7 +76,7 @@ class ObserverPod:
         pod = self.name()
         here = launch.archive == archive
         path = manifests.archive_path(archive) if here else self._access.bring(pod, launch.archive)
-        return self._access.start(pod, path, launch, reconnect_s=RECONNECT_S)
+        return self._access.start(pod, path, launch, reconnect_s=RECONNECT_S, gone_s=GONE_S)
 
     def _make(self, patience: Patience) -> str:
         """A pod in the reserved balloon: anywhere else it would take a CPU from those to measure on."""
