@@ -97,7 +97,7 @@ class PodAccess:
         launch: Launch,
         memory: Mapping[str, Any] | None = None,
         reconnect_s: float = RECONNECT_S,
-        gone_s: float = HOST_GONE_S,
+        gone_s: float | None = None,
     ) -> PodStream:
         """A process that outlives dropped connections and ends when we are gone. `memory`: its policy and nodes."""
         name = uuid.uuid4().hex[:12]
@@ -105,7 +105,7 @@ class PodAccess:
             "python": launch.python or self.python,
             "arguments": list(launch.arguments),
             "environment": dict(launch.environment),
-            "gone_s": gone_s,
+            "gone_s": HOST_GONE_S if gone_s is None else gone_s,
             **(memory or {}),
         }
         return PodStream(
