@@ -84,17 +84,25 @@ class SweepRequest:
 
 
 def sweep_request(named: Mapping[str, Any], overrides: Mapping[str, tuple[Any, ...]] | None = None) -> SweepRequest:
-    """From the mark's arguments; `overrides` (from `--nri-set`) replace the values of axes that the mark has.
+    """From the mark's arguments: lists, or text as `--nri-set` reads it. `overrides` (from there) replace the values of
+    axes that the mark has.
 
     >>> sweep_request({"replicas": [1, 2], "seed": 3}, {"replicas": (4,)}).axes
     {'replicas': (4,)}
+    >>> sweep_request({"cpus": "4..12:4,64"}).axes
+    {'cpus': (4, 8, 12, 64)}
     """
     options = {name: named[name] for name in OPTION_NAMES if name in named}
     axes: dict[str, tuple[Any, ...]] = {}
     for axis, values in named.items():
         if axis in options:
             continue
-        if isinstance(values, str) or not isinstance(values, Iterable):
+        if isinstance(values, str):
+            try:
+                values = parse_values(axis, values)
+            except UsageError as error:
+                raise SpecError(f"sweep: {error.fact}", error.next_step) from error
+        if not isinstance(values, Iterable):
             raise SpecError(f"sweep: {axis} = {values!r} is no list of values", f"write {axis}=[{values!r}]")
         axes[axis] = tuple(values)
         if not axes[axis]:

@@ -72,12 +72,17 @@ def test_overrides_replace_axes_of_the_mark_and_leave_others_alone() -> None:
     assert request.axes == {"replicas": (1, 2), "cpus": (8, 16)}
 
 
+def test_an_axis_of_the_mark_may_be_text_as_the_option_reads_it() -> None:
+    request = sweep_request({"cpus": "4..256:2", "hyperthreads": "hidden"})
+    assert request.axes == {"cpus": tuple(range(4, 257, 2)), "hyperthreads": ("hidden",)}
+
+
 @pytest.mark.parametrize(
     ("mark", "message"),
     [
         ({}, "no axis"),
+        ({"cpus": "8..4"}, r"cpus: '8..4' runs backwards; write 4..8"),
         ({"cpus": 8}, r"cpus = 8 is no list of values; write cpus=\[8\]"),
-        ({"hyperthreads": "hidden"}, "no list of values"),
         ({"cpus": []}, "cpus has no value"),
         ({"cpus": [1], "strategy": "clever"}, "write full or front"),
         ({"cpus": [1], "repeats": 0}, "repeats must be at least 1"),
