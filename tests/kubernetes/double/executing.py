@@ -127,7 +127,8 @@ def _serve_client(
             return
         opcode, payload = frame
         if opcode == PING:
-            socket.send(PONG, payload)
+            with contextlib.suppress(OSError, ValueError):  # a connection that was cut is found by the next read
+                socket.send(PONG, payload)
         elif opcode in (TEXT, BINARY) and payload and process.stdin is not None:
             channel = payload[0]
             with contextlib.suppress(OSError, ValueError):
