@@ -56,6 +56,7 @@ class Sampler:
         self._late_ns: list[int] = []
         self._apart = False
         self._cpu_ns = 0
+        self._meanwhile_cpu_ns = 0
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Sampler:
@@ -87,6 +88,7 @@ class Sampler:
         for source in self._sources:
             source.take(lambda each=source: each.collector.start(self._target))  # type: ignore[misc]
         self._started.set()
+        meanwhile_cpu = time.thread_time_ns()
         due = self._clock() + self._interval_ns
         while not self._wait(max(0, due - self._clock()) / 1e9):
             self._late_ns.append(max(0, self._clock() - due))
@@ -94,6 +96,7 @@ class Sampler:
                 if source.alive and self._clock() >= source.rests_until:
                     source.take(source.collector.sample)
             due += self._interval_ns * (1 + max(0, self._clock() - due) // self._interval_ns)
+        self._meanwhile_cpu_ns = time.thread_time_ns() - meanwhile_cpu
         for source in self._sources:
             source.take(source.collector.stop)
         self._cpu_ns = time.thread_time_ns() - begin_cpu
@@ -106,6 +109,7 @@ class Sampler:
             self.cost[f"collector_{source.name}_cpu_s"] = source.cpu_ns / 1e9
         late = sorted(self._late_ns)
         self.cost["sampler_cpu_s"] = self._cpu_ns / 1e9
+        self.cost["sampler_meanwhile_cpu_s"] = self._meanwhile_cpu_ns / 1e9
         self.cost["sampler_samples"] = len(late)
         self.cost["sampler_apart"] = float(self._apart)
         if late:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable
 
 import pytest
@@ -82,6 +83,22 @@ def test_samples_come_at_the_asked_rate_between_a_reading_before_and_one_after()
     assert sampler.cost["sampler_samples"] == 4
     assert sampler.cost["sampler_late_max_s"] == 0
     assert sampler.warnings == []
+
+
+def test_what_the_readings_before_and_after_take_is_told_from_what_the_run_suffers() -> None:
+    def work() -> None:
+        deadline = time.thread_time_ns() + 5_000_000
+        while time.thread_time_ns() < deadline:
+            pass
+
+    clock = Clock(ticks=2)
+    idle = Source(clock)
+    idle.start = lambda _: work() or []  # type: ignore[method-assign,assignment,func-returns-value]
+    around = sampled(clock, idle).cost
+    assert around["sampler_cpu_s"] > 0.005 > around["sampler_meanwhile_cpu_s"] + 0.001
+    clock = Clock(ticks=2)
+    meanwhile = sampled(clock, Source(clock, lambda _: work())).cost
+    assert meanwhile["sampler_cpu_s"] >= meanwhile["sampler_meanwhile_cpu_s"] > 0.01
 
 
 def test_a_collector_that_fails_is_marked_and_the_others_go_on() -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 import transformers
+import transformers.modeling_utils
 
 from pytest_nriperf.generate.child import dummies, model_files
 from pytest_nriperf.generate.child.engine import Engine, EngineError, Input, Setting
