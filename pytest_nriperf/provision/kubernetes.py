@@ -348,7 +348,15 @@ class KubernetesProvisioner:
             )
         wanted = fitting(self._plans, key) if gone else [*self._in_force, key]
         plans = [self._plans[each] for each in wanted if gone or each not in self._in_force]
-        self.policy.extend(plans, f"nriperf-{self.session_id}-" if gone else "")
+        ours = f"nriperf-{self.session_id}-"
+        try:
+            self.policy.extend(plans, ours if gone else "")
+        except (ProvisionError, ApiFailure):
+            # What was refused would stand in the way of every balloon that comes after it.
+            del self._plans[key]
+            with contextlib.suppress(ProvisionError, ApiFailure):
+                self.policy.extend([self._plans[each] for each in self._in_force], ours)
+            raise
         self._in_force = wanted
 
     def _create(self, plans: Sequence[manifests.PodPlan], patience: Patience | None = None) -> None:

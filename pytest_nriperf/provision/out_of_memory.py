@@ -21,7 +21,11 @@ from pytest_nriperf.units import format_bytes
 _NO_LIMIT = 1 << 60
 # Kernel: from 0, "like any other", to 1000, "always first".
 _FIRST_TO_GO = 500
-_NO_GROUP = "no cgroup limit was reached: the machine, or the NUMA nodes that memory is bound to, ran full"
+NO_GROUP = "no cgroup limit was reached: the machine, or the NUMA nodes that memory is bound to, ran full"
+NO_KILL_COUNTED = (
+    "killed by SIGKILL, and the kernel counts no kill for lack of memory: somebody sent it "
+    "(a person, a time limit, systemd-oomd, earlyoom)"
+)
 
 
 @dataclass(frozen=True)
@@ -61,12 +65,9 @@ class OutOfMemoryWatch:
         elif machine > self._machine:
             return (
                 "killed by SIGKILL, most likely by the kernel, which ended a process meanwhile: out of memory "
-                f"({_NO_GROUP})"
+                f"({NO_GROUP})"
             )
-        return (
-            "killed by SIGKILL, and the kernel counts no kill for lack of memory: somebody sent it "
-            "(a person, a time limit, systemd-oomd, earlyoom)"
-        )
+        return NO_KILL_COUNTED
 
 
 def kill_first(pid: int, proc: Path = Path("/proc")) -> None:
@@ -81,7 +82,7 @@ def _reached(now: Sequence[MemoryGroup], before: Mapping[Path, MemoryGroup]) -> 
     for group in now:
         if group.limit is not None and group.folder in before and group.reached > before[group.folder].reached:
             return f"the limit of {format_bytes(group.limit)} of the cgroup {group.folder} was reached"
-    return _NO_GROUP
+    return NO_GROUP
 
 
 def _starts(group: Path | None, proc: Path) -> list[Path]:

@@ -11,6 +11,9 @@ loses nothing; without a host for `gone_s` seconds it ends the worker.
 
     host -> relay:  c HAVE | d N LINE | a N | q GRACE
     relay -> host:  h HAVE PID | d N LINE | x N JSON | a N
+
+JSON of the end: status, tail (last words), kills (the kernel's for lack of memory in this container meanwhile, absent
+where it counts none), limit_reached and limit (bytes, null without one).
 """
 
 from __future__ import annotations
@@ -34,6 +37,12 @@ from typing import Any
 
 PIECE = 65536
 TAIL = 4096
+# Where a container finds the counters of its own memory cgroup: kills and limit, with version 2 and with version 1, and
+# how often the limit was reached.
+MEMORY_GROUPS = (
+    ("/sys/fs/cgroup", "memory.events", "memory.max", "memory.events.local"),
+    ("/sys/fs/cgroup/memory", "memory.oom_control", "memory.limit_in_bytes", "memory.failcnt"),
+)
 # set_mempolicy(2): number by machine, modes of <linux/mempolicy.h>.
 SYSTEM_CALL = {"x86_64": 238, "aarch64": 237, "riscv64": 237, "ppc64le": 261, "s390x": 270}
 MODES = {"bind": 2, "interleave": 3}
@@ -117,6 +126,29 @@ def _write_all(descriptor: int, data: bytes) -> None:
         view = view[os.write(descriptor, view) :]
 
 
+def memory_counters() -> tuple[int, int, int | None] | None:
+    """Kills for lack of memory in this container, how often its limit was reached, and the limit (bytes, None without
+    one); None where the kernel does not tell. Source: the kernel's cgroup-v2.rst and cgroup-v1/memory.rst."""
+    for folder, events, limit, reached in MEMORY_GROUPS:
+        kills = _counted(os.path.join(folder, events), "oom_kill")
+        if kills is not None:
+            most = _counted(os.path.join(folder, limit), "")
+            times = _counted(os.path.join(folder, reached), "oom" if events == "memory.events" else "")
+            # Version 1 says "no limit" with the largest number of whole pages.
+            return kills, times or 0, most if most is not None and most < 1 << 60 else None
+    return None
+
+
+def _counted(path: str, name: str) -> int | None:
+    """The number behind a name in a file of lines, or alone in one; None when it is not there."""
+    with contextlib.suppress(OSError, ValueError), open(path) as file:
+        for line in file:
+            *before, value = line.split()
+            if before == ([name] if name else []):
+                return int(value)
+    return None
+
+
 class Relay:
     """Keeps one worker. All in one thread: nothing here runs while nothing is said."""
 
@@ -158,6 +190,7 @@ class Relay:
             os.unlink(path)
 
     def _start(self) -> None:
+        self.memory = memory_counters()
         with open(self.error_path, "wb") as errors:
             self.worker = subprocess.Popen(
                 [self.launch.get("python") or sys.executable, self.archive, *self.launch["arguments"]],
@@ -292,7 +325,15 @@ class Relay:
             self._kill_group()
             self.kill_at = []
             self.done = True
-            self._keep(b"x", json.dumps({"status": status, "tail": self._tail()}).encode())
+            self._keep(b"x", json.dumps({"status": status, "tail": self._tail(), **self._memory_kills()}).encode())
+
+    def _memory_kills(self) -> dict[str, Any]:
+        now = memory_counters()
+        # One that we had to end ourselves says nothing of memory.
+        if self.memory is None or now is None or self.closing:
+            return {}
+        kills, reached = now[0] - self.memory[0], now[1] > self.memory[1]
+        return {"kills": kills, "limit_reached": reached, "limit": now[2]}
 
     def _close(self, grace: float) -> None:
         if self.closing or self.done:

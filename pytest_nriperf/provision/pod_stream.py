@@ -8,14 +8,16 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from pytest_nriperf.errors import ProvisionError, WorkerError
 from pytest_nriperf.provision.api_errors import ApiFailure
 from pytest_nriperf.provision.exec_channel import ConnectionLost, ExecChannel
+from pytest_nriperf.provision.out_of_memory import NO_GROUP, NO_KILL_COUNTED
 from pytest_nriperf.provision.pod_relay import NO_MEMORY_POLICY
+from pytest_nriperf.units import format_bytes
 
 Json = dict[str, Any]
 
@@ -281,4 +283,16 @@ class PodStream:
             where = f"its memory cannot be bound or interleaved in pod {self._connection.name} ({tail})"
             return f"{where}: let the balloon type pin memory, allow set_mempolicy there, or use memory='any'"
         text = f"killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+        if status == -signal.SIGKILL and "kills" in self._exit:
+            text = self._killed(self._exit)
         return text if status == 0 or not tail else f"{text}\n{tail}"
+
+    @staticmethod
+    def _killed(end: Mapping[str, Any]) -> str:
+        """What the container's own counters say of a worker that was ended by SIGKILL."""
+        if not end["kills"]:
+            return NO_KILL_COUNTED
+        limit = end["limit"]
+        if end["limit_reached"] and limit is not None:
+            return f"killed by the kernel: out of memory (the container's limit of {format_bytes(limit)} was reached)"
+        return f"killed by the kernel: out of memory ({NO_GROUP})"

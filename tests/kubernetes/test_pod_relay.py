@@ -10,17 +10,19 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
 
-from pytest_nriperf.errors import WorkerError
+from pytest_nriperf.errors import MemoryFault, WorkerError, worker_ended
 from pytest_nriperf.provision import pod_relay
 from pytest_nriperf.provision.api_errors import ApiFailure
 from pytest_nriperf.provision.exec_channel import ConnectionLost
 from pytest_nriperf.provision.pod_stream import PodConnection, PodStream
+from tests.memory_group import MemoryGroup, memory_group
+from tests.tools import needs
 
 RELAY = str(Path(pod_relay.__file__))
 ECHO = "import sys\nfor line in sys.stdin:\n    print(line.strip()[::-1], flush=True)\n"
@@ -91,7 +93,9 @@ def poke(stream: PodStream) -> bool:
     return True
 
 
-def start(folder: Path, script: str, name: str = "w", **launch: object) -> tuple[PodStream, list[LocalChannel]]:
+def start(
+    folder: Path, script: str, name: str = "w", prefix: Sequence[str] = (), **launch: object
+) -> tuple[PodStream, list[LocalChannel]]:
     archive = folder / "script.py"
     archive.write_text(script)
     channels: list[LocalChannel] = []
@@ -103,7 +107,7 @@ def start(folder: Path, script: str, name: str = "w", **launch: object) -> tuple
     first = {"python": sys.executable, "arguments": [], "environment": {}, "memory": "", "nodes": [], "gone_s": 20}
     connection = PodConnection(
         open=open_,  # type: ignore[arg-type]
-        run=[sys.executable, RELAY, "run", str(folder), name, str(archive)],
+        run=[*prefix, sys.executable, RELAY, "run", str(folder), name, str(archive)],
         attach=[sys.executable, RELAY, "attach", str(folder), name],
         launch={**first, **launch},
         why_gone=lambda: None,
@@ -210,6 +214,29 @@ def test_a_worker_that_does_not_end_is_killed(tmp_path: Path) -> None:
     )
     assert stream.receive(20) == b"up\n"
     assert stream.close(grace_s=0.1) == "killed by SIGKILL"
+
+
+def in_container(group: MemoryGroup) -> list[str]:
+    """Starts a command in the group, which it sees where a container sees its own."""
+    needs("unshare", package="util-linux")
+    own = Path("/sys/fs/cgroup/memory")
+    view = 'mount --bind "$0" "$1" && shift && exec "$@"'
+    where = [str(group.folder), str(own if own.exists() else own.parent)]
+    return [*group.command_prefix(), "unshare", "--mount", "/bin/sh", "-c", view, *where]
+
+
+@pytest.mark.parametrize("script", ["held = bytearray(1 << 30)\n", "import os\nos.kill(os.getpid(), 9)\n"])
+def test_a_kill_for_lack_of_memory_is_told_by_the_containers_counters(tmp_path: Path, script: str) -> None:
+    with memory_group(96 << 20) as group:
+        stream, _ = start(tmp_path, script, prefix=in_container(group))
+        assert stream.receive(60) is None
+        how = stream.close()
+    if "bytearray" in script:
+        assert how == "killed by the kernel: out of memory (the container's limit of 96 MiB was reached)"
+        assert isinstance(worker_ended("it", how), MemoryFault)
+    else:
+        assert re.fullmatch("killed by SIGKILL, and the kernel counts no kill for lack of memory: .*", how)
+        assert not isinstance(worker_ended("it", how), MemoryFault)
 
 
 def test_a_worker_that_was_started_before_its_connection_broke_is_not_started_again(tmp_path: Path) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from pytest_nriperf.balloons import BalloonSpec
+from pytest_nriperf.balloons import BalloonSpec, Placement
 from pytest_nriperf.errors import (
     EnvironmentFault,
     MemoryFault,
@@ -22,9 +24,12 @@ from pytest_nriperf.errors import (
 )
 from pytest_nriperf.generate.models import parse_model
 from pytest_nriperf.generate.process import WorkerGenerator
+from pytest_nriperf.provision import kubernetes
+from pytest_nriperf.provision.balloon_types import TypePlan
 from pytest_nriperf.provision.pod_grant import PodGrant
 from pytest_nriperf.provision.pod_stream import PodStream
 from pytest_nriperf.seams import Launch, Prompt, RunData, Work
+from pytest_nriperf.topology import Topology
 from tests.kubernetes.conftest import Make
 from tests.kubernetes.double.cluster import Cluster
 from tests.kubernetes.double.faults import Fault
@@ -145,6 +150,29 @@ def test_a_balloon_that_nobody_announced_gets_its_types_too(cluster: Cluster, ma
     provisioner = make(policy="manage")
     with provisioner.session([]), provisioner.provision(BalloonSpec(cpus=2)) as grant:
         assert grant.placement.cpus == 2
+    assert policies(cluster) == before
+
+
+def test_types_that_the_plugin_rejects_do_not_stand_in_the_way_of_others(
+    cluster: Cluster, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = policies(cluster)
+    provisioner = make(policy="manage")
+    right = kubernetes.plan_types
+
+    def wrong_for_four(placement: Placement, topology: Topology, session: str) -> TypePlan:
+        plan = right(placement, topology, session)
+        types = tuple({**entry, "minCPUs": 99} for entry in plan.types)
+        return replace(plan, types=types) if placement.cpus == 4 else plan
+
+    monkeypatch.setattr(kubernetes, "plan_types", wrong_for_four)
+    with provisioner.session([]):
+        for cpus in (2, 4, 6, 4, 2):
+            with contextlib.ExitStack() as undo:
+                if cpus == 4:
+                    undo.enter_context(pytest.raises(ProvisionError, match=r"rejects our change.*MinCpus \(99\)"))
+                grant = undo.enter_context(provisioner.provision(BalloonSpec(cpus=cpus)))
+                assert grant.placement.cpus == cpus
     assert policies(cluster) == before
 
 
