@@ -4,7 +4,7 @@ Every session is a pytest session of its own with a fresh engine process a run (
 with random weights). Unchanged sessions are judged one by one against those before them; slowed sessions (a known
 pause after every token; one CPU less) against the unchanged ones. The same in one session: duets of equal variants,
 duets of which one pauses, turns of which one has one CPU less. The default is a quick look that proves nothing;
-`--sessions 21 --runs 5 --slowed 4 --duets 20 --pairs 8 --folder FOLDER --minutes 48` is the real thing.
+`--sessions 21 --runs 5 --slowed 3 --duets 20 --pairs 7 --tokens 10 --folder FOLDER --minutes 48` is the real thing.
 
 Kinds of sessions take turns, each is kept in FOLDER as it ends, and the same command goes on where it was stopped.
 """
@@ -34,7 +34,7 @@ from pytest_nriperf.stats import NO_SPREAD, SessionSpread, session_means
 from pytest_nriperf.units import format_percent, format_seconds
 
 MODEL = "dummy:gpt-neo-125m"
-GATES = [Gate("itl"), Gate("itl.low")]
+GATES = [Gate("ttft"), Gate("itl"), Gate("itl.low")]
 ALPHA = 0.05 / len(GATES)
 SUITE = """
 import os
@@ -46,18 +46,18 @@ CPUS, TOKENS = int(os.environ["HERE_CPUS"]), int(os.environ["HERE_TOKENS"])
 
 
 def measure(llm):
-    llm.measure(prompt_tokens=16, max_new_tokens=TOKENS, requests=1)
+    llm.measure(prompt_tokens=64, max_new_tokens=TOKENS, requests=1)
 
 
 @pytest.mark.llm(model=MODEL)
-@pytest.mark.gate("itl", "itl.low")
+@pytest.mark.gate("ttft", "itl", "itl.low")
 @pytest.mark.balloon(cpus=CPUS)
 def test_stored(llm):
     measure(llm)
 
 
 @pytest.mark.llm(model=MODEL)
-@pytest.mark.gate("itl", "itl.low")
+@pytest.mark.gate("ttft", "itl", "itl.low")
 @pytest.mark.balloon(cpus=max(1, CPUS // 2))
 @pytest.mark.variants(a={}, b={"model": OTHER}, mode="duet")
 def test_duet(llm):
@@ -65,7 +65,7 @@ def test_duet(llm):
 
 
 @pytest.mark.llm(model=MODEL)
-@pytest.mark.gate("itl", "itl.low")
+@pytest.mark.gate("ttft", "itl", "itl.low")
 @pytest.mark.variants(a={"cpus": CPUS}, b={"cpus": max(1, CPUS - 1)})
 def test_turns(llm):
     measure(llm)
@@ -191,8 +191,14 @@ class Site:
                 raise
         return said[-2000:] if process.returncode else ""
 
+    def lengths(self, step: Step) -> list[float]:
+        """What each run took, from the start of its engine to its last reading, seconds."""
+        facts = [fact for path in self._documents(step) for fact in json.loads(path.read_text())["runs"].values()]
+        return [max(fact["load_ns"]) / 1e9 + fact["cost"]["sampler_wall_s"] for fact in facts]
+
     def cost(self, step: Step) -> tuple[int, float, float]:
-        """Runs that were made (repeated ones too), wall time of each, and the longest reference load of one."""
+        """Runs that were made (repeated ones too), each one's share of the session's wall time, and the longest
+        reference load of one."""
         facts = [fact for path in self._documents(step) for fact in json.loads(path.read_text())["runs"].values()]
         sides = len(self.measured[step]) if "duet" in step.kind else 1
         runs = max(1, len(facts) // sides)
@@ -269,12 +275,14 @@ def results(site: Site) -> Iterator[str]:
     between = format_percent(SessionSpread((known,)).typical()) if len(same) > 1 else "unknown"
     middle = sorted(same[0].values("itl"))[len(same[0].values("itl")) // 2]
     costs = [site.cost(step) for step in site.measured]
+    lengths = sorted(length for step in site.measured for length in site.lengths(step))
     yield (
         f"{MODEL}, {options.tokens} tokens, {options.cpus} CPUs; itl {middle * 1e3:.1f} ms; spread between runs "
         f"{format_percent(math.sqrt(known.within))}, between sessions {between}"
     )
     yield (
-        f"{sum(runs for runs, *_ in costs)} runs, at most {max(each for _, each, _ in costs):.1f} s each; "
+        f"{sum(runs for runs, *_ in costs)} runs, {lengths[len(lengths) // 2]:.1f} s each (median; at most "
+        f"{lengths[-1]:.1f} s), of a session's time at most {max(each for _, each, _ in costs):.1f} s; "
         f"reference load at most {max(reference for *_, reference in costs):.2f} s a run"
     )
     unchanged = [stored(same[at], same[:at]) for at in range(1, len(same))]

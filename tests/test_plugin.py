@@ -400,6 +400,23 @@ def test_a_skipped_test_whose_baseline_waits_is_reported(suite: pytest.Pytester)
     )
 
 
+def test_a_baseline_whose_test_is_not_there_any_more_is_reported(suite: pytest.Pytester) -> None:
+    suite.makepyfile(test_old=SUITE)
+    run(suite, "--nri-accept=missing").assert_outcomes(passed=2)
+    assert "not there" not in run(suite, "-k", "nothing").stdout.str()
+    (suite.path / "test_old.py").unlink()
+    suite.makepyfile(test_perf=SUITE.replace("test_chat", "test_talk"))
+    result = run(suite)
+    result.stdout.fnmatch_lines(
+        [
+            "warning: test_perf.py::test_chat has a baseline but is no test any more *delete its entry from *",
+            "warning: */test_old.json has baselines of test_old.py, which is not there: delete it",
+        ]
+    )
+    # Of a file that was named in part the rest is not known.
+    assert "any more" not in run(suite, "test_perf.py::test_talk").stdout.str()
+
+
 def test_a_test_that_is_expected_to_fail_was_not_skipped(suite: pytest.Pytester) -> None:
     run(suite, "--nri-accept=missing").assert_outcomes(passed=1)
     suite.makepyfile(

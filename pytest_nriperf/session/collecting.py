@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import pytest
 
@@ -29,11 +29,15 @@ UNLISTED = 3
 
 @dataclass(frozen=True)
 class Collected:
-    """What collection found before any selection: it fixes each verdict's share of the suite's alarm rate."""
+    """What collection found before any selection: it fixes each verdict's share of the suite's alarm rate.
+
+    `functions` are all that may own a baseline, by test file.
+    """
 
     gated_metrics: int = 0
     balloons: Sequence[BalloonSpec] = ()
     swept: frozenset[str] = frozenset()
+    functions: Mapping[str, Collection[str]] = field(default_factory=dict)
 
     def needed(self, site: Site) -> list[BalloonSpec]:
         """The balloons that a node is held for: those that only cells need (`swept`) where they exist."""
@@ -45,6 +49,7 @@ def collected(items: Sequence[pytest.Item]) -> Collected:
     gated = 0
     balloons: dict[str, BalloonSpec] = {}
     others: set[str] = set()
+    functions: dict[str, set[str]] = {}
     for item in items:
         _refuse_misspelt(item)
         try:
@@ -54,11 +59,12 @@ def collected(items: Sequence[pytest.Item]) -> Collected:
             own = {spec.canonical(): spec for spec in balloons_of(item)}
         except UsageError as error:
             raise pytest.UsageError(f"{item.nodeid}: {error}") from None
+        functions.setdefault(item.nodeid.partition("::")[0], set()).add(function_of(item))
         balloons |= own
         others |= own.keys() if cell_of(item) is None else set()
         if isinstance(item, pytest.Function) and item.get_closest_marker("requires_node"):
             item.fixturenames.insert(0, "nri_requirements")
-    return Collected(gated, tuple(balloons.values()), frozenset(balloons.keys() - others))
+    return Collected(gated, tuple(balloons.values()), frozenset(balloons.keys() - others), functions)
 
 
 def shares_of(item: pytest.Item) -> tuple[str, ...]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
 
 from pytest_nriperf.baselines import BaselineStore, Verdict
 from pytest_nriperf.errors import BaselineError, SettingsError
@@ -79,6 +79,30 @@ def left_unmeasured(skipped: Sequence[tuple[str, str]], stores: Sequence[Baselin
             sessions = "1 session" if count == 1 else f"{count} sessions"
             words = f"was skipped: a baseline of its function ({sessions}) was compared with nothing"
             yield f"warning: {printable(test)} {words}"
+
+
+def abandoned(functions: Mapping[str, Collection[str]], stores: Sequence[BaselineStore], root: Path) -> Iterator[str]:
+    """A warning for every baseline whose test is not there any more: nothing would ever be compared with it.
+
+    `functions` are those of each test file that was collected as a whole; files beside them are looked at too.
+    """
+    for store in dict.fromkeys(stores):
+        for file, present in functions.items():
+            try:
+                gone = {key.test for key in store.load(file)} - set(present)
+            except BaselineError as error:
+                yield f"warning: {printable(str(error))}"
+                continue
+            for test in sorted(gone):
+                yield (
+                    f"warning: {printable(f'{file}::{test}')} has a baseline but is no test any more (renamed, or its "
+                    f"parameters changed?): accept it under its new name, and delete its entry from {store.path(file)}"
+                )
+        for folder in dict.fromkeys(PurePosixPath(file).parent for file in functions):
+            for path in sorted(store.path(str(folder / "test.py")).parent.glob("*.json")):
+                file = str(folder / path.with_suffix(".py").name)
+                if not (root / file).exists():
+                    yield f"warning: {path} has baselines of {printable(file)}, which is not there: delete it"
 
 
 def _written(path: Path, text: str, what: str) -> str:

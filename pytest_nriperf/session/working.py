@@ -36,7 +36,7 @@ from pytest_nriperf.seams import ChecksModels, EngineOptions, Generator, ModelCh
 from pytest_nriperf.session.collecting import Collected, arguments_of, cell_labels, cell_of, function_of, variants_on
 from pytest_nriperf.session.config import COLLECTED, CURRENT, SESSION, STEERING, session_settings
 from pytest_nriperf.session.keeping import Keeper
-from pytest_nriperf.session.outputs import left_unmeasured, unjudged, write_outputs
+from pytest_nriperf.session.outputs import abandoned, left_unmeasured, unjudged, write_outputs
 from pytest_nriperf.session.summing import Result, summarised
 from pytest_nriperf.session.sweeping import provisioner_of
 from pytest_nriperf.settings import Settings
@@ -241,6 +241,11 @@ class NriSession:
         stores = [store for bench in self._benches.values() for store in bench.baseline_stores()]
         for test in left_unmeasured(self._skipped, stores):
             terminalreporter.line(test, yellow=True)
+        # Of a file of which a part was named we do not know what else is in it.
+        if not any("::" in argument for argument in self.config.args):
+            functions = self.config.stash.get(COLLECTED, Collected()).functions
+            for test in abandoned(functions, stores, self.config.rootpath):
+                terminalreporter.line(test, yellow=True)
         verdicts = [verdict for result in self.results if result.judged for verdict in result.judged.verdicts]
         nodes = dict.fromkeys(str(result.measurement.document["baseline_node"]) for result in self.results)
         measured = [result.measurement for result in self.results]
