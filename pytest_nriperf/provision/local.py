@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -36,6 +37,7 @@ from pytest_nriperf.provision.process import ProcessStream
 from pytest_nriperf.provision.verify import verify_group, verify_online, verify_tasks
 from pytest_nriperf.seams import Grant, Launch, NodeDescription, WorkerStream
 from pytest_nriperf.topology import Topology, allowed_cpus, read_topology
+from pytest_nriperf.units import parse_cpus
 
 
 def read_local(path: str) -> bytes | None:
@@ -49,6 +51,12 @@ def read_local(path: str) -> bytes | None:
 def with_memory(topology: Topology) -> frozenset[int]:
     """The NUMA nodes that have memory."""
     return frozenset(node.id for node in topology.nodes if node.memory_bytes)
+
+
+def memory_allowed(proc: Path = Path("/proc")) -> frozenset[int]:
+    """The NUMA nodes that this process may take memory from."""
+    found = re.search(r"^Mems_allowed_list:\s*(\S+)", (proc / "self/status").read_text(), re.MULTILINE)
+    return parse_cpus(found[1]) if found else frozenset()
 
 
 def _remove_folders_of_the_dead() -> None:
@@ -112,7 +120,7 @@ class LocalProvisioner:
             return
         for replica in placement.replicas:
             bound = placement.spec.memory != "any"
-            nodes = frozenset(replica.memory_nodes) if bound else with_memory(self._topology)
+            nodes = frozenset(replica.memory_nodes) if bound else with_memory(self._topology) & memory_allowed()
             yield cpuset_group(self._hierarchy, replica.visible, nodes)
 
     def _place(self, spec: BalloonSpec) -> Placement:

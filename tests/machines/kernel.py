@@ -118,6 +118,8 @@ def _download() -> Kernel:
 def write_initramfs(kernel: Kernel, command: str, target: Path) -> None:
     """The first root of a guest: busybox, modules, `init`, and the shell script that it runs on the host's files."""
     busybox = needs("busybox", package="busybox-static")
+    if b"ld-linux" in Path(busybox).read_bytes():
+        missing(f"{busybox} needs a dynamic loader: apt-get install busybox-static")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for part in ("bin", "proc", "sys", "dev", "host", "upper", "root", "modules"):

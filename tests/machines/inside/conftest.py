@@ -24,6 +24,13 @@ def fact(record_property: Callable[[str, object], None]) -> Callable[[str], None
 
 
 @pytest.fixture
-def ran(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
-    """Name a case of many in the results that are kept beside the kernel."""
-    return lambda text: record_property("ran", text)
+def ran(record_property: Callable[[str, object], None], pytestconfig: pytest.Config) -> Callable[[str], None]:
+    """Name a case of many in the results that are kept beside the kernel, and on the console, where silence is taken
+    for a machine that hangs."""
+
+    def tell(text: str) -> None:
+        record_property("ran", text)
+        with pytestconfig.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+            print(f"  {text}", flush=True)
+
+    return tell
