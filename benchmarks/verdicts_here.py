@@ -208,11 +208,17 @@ class Site:
         return [one.path / "recording.json" for one in self.measured[step]]
 
 
-def stored(now: SessionRecord, before: Sequence[SessionRecord], *, blind: bool = False) -> list[Verdict]:
-    """Verdicts against stored sessions; a slowed session has another key or identity, so they may be crossed."""
+def stored(
+    now: SessionRecord, before: Sequence[SessionRecord], *, blind: bool = False, references: bool = True
+) -> list[Verdict]:
+    """Verdicts against stored sessions; a slowed session has another key or identity, so they may be crossed.
+
+    Without `references` the drift guard is off: on one CPU less the reference load is another one.
+    """
     key = BaselineKey("test_stored", "balloon", "model", "workload")
     spreads = dict.fromkeys((gate.metric for gate in GATES), NO_SPREAD) if blind else None
-    return judge([now], Baseline(key, tuple(before)), GATES, alpha=ALPHA, across=True, spreads=spreads)
+    kept = Baseline(key, tuple(before))
+    return judge([now], kept, GATES, alpha=ALPHA, across=True, references=references, spreads=spreads)
 
 
 def paired(recorded: Sequence[Evidence]) -> list[Verdict]:
@@ -227,7 +233,7 @@ def verdicts_of(site: Site, step: Step) -> list[Verdict]:
         return paired(site.measured[step])
     now, same = site.measured[step][0].record, site.of("unchanged")
     before = same[: step.number] if step.kind == "unchanged" else same
-    return stored(now, before) if before else []
+    return stored(now, before, references=step.kind != "fewer") if before else []
 
 
 def line_of(site: Site, step: Step) -> str:

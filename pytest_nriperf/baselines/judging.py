@@ -53,6 +53,7 @@ class Knowledge:
     noise: Mapping[str, SessionSpread]
     spreads: Mapping[str, SessionSpread]
     across: bool = False
+    references: bool = True
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,7 @@ def judge(
     noise: Mapping[str, SessionSpread] | None = None,
     spreads: Mapping[str, SessionSpread] | None = None,
     across: bool = False,
+    references: bool = True,
     test: str = "",
 ) -> list[Verdict]:
     """Judge the gated metrics of one test: `now` is one session, or several that are judged together.
@@ -95,9 +97,10 @@ def judge(
     `alpha` is each verdict's share (`stats.suite_share`), `look` the level of this look when runs are adaptive
     (`stats.plan_looks`), `noise` what is known of the node's spread between sessions by metric
     (`baselines.noise`). Comparable sessions of the baseline are used, the others named; `across` compares with all
-    (for looking, never for a gate) and `spreads` overrides by metric what sessions are known to vary by.
+    (for looking, never for a gate) and `spreads` overrides by metric what sessions are known to vary by. Without
+    `references` the reference loads are not compared, since they ran in unlike balloons.
     """
-    known = Knowledge(noise or {}, spreads or {}, across)
+    known = Knowledge(noise or {}, spreads or {}, across, references)
     level = alpha if look is None else look
     return [_judge_metric(now, baseline, _blank(now, gate, alpha, test), level, known) for gate in gates]
 
@@ -157,7 +160,8 @@ def _judge_metric(
             _judge_sessions(now, anchor, blank, level * ANCHOR_SHARE, known),
             anchor,
         )
-    return guarded(_with_low(verdict, now, recent, known), _references(now, usable, known))
+    verdict = _with_low(verdict, now, recent, known)
+    return guarded(verdict, _references(now, usable, known)) if known.references else verdict
 
 
 def _with_low(

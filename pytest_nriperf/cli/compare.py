@@ -64,5 +64,6 @@ def _compared(a: Evidence, b: Evidence, options: argparse.Namespace) -> list[Ver
         noise=noise,
         spreads={gate.metric: NO_SPREAD for gate in gates} if one_session else {},
         across=True,
+        references=a.key.balloon == b.key.balloon,
         test=b.test if a.test == b.test else f"{a.test} -> {b.test}",
     )

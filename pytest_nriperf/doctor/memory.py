@@ -11,12 +11,15 @@ from pytest_nriperf.units import format_bytes, format_cpus, format_percent
 _THP = "/sys/kernel/mm/transparent_hugepage"
 _NODE = "/sys/devices/system/node"
 _LITTLE_FREE = 0.25
+_ROOM = {"MemFree", "MemTotal"}
 
 
 def _numa_balancing(node: Examined) -> Sequence[Finding]:
     mode = node.number("/proc/sys/kernel/numa_balancing")
-    if mode is None or len(node.topology.nodes) == 1:
-        return [Finding("NUMA balancing", "good", "does not apply: one NUMA node, or a kernel without it")]
+    if len(node.topology.nodes) == 1:
+        return [Finding("NUMA balancing", "good", "does not apply: one NUMA node")]
+    if mode is None:
+        return [Finding("NUMA balancing", "unknown", "this kernel does not have it, or does not tell")]
     if mode == 0:
         return [Finding("NUMA balancing", "good", "off")]
     return [
@@ -71,11 +74,11 @@ def _swap(node: Examined) -> Sequence[Finding]:
 
 
 def _free(node: Examined) -> Sequence[Finding]:
-    short: dict[int, tuple[int, int]] = {}
-    for numa in node.topology.nodes:
-        info = _meminfo(node.text(f"{_NODE}/node{numa.id}/meminfo"))
-        if "MemTotal" in info and "MemFree" in info and info["MemFree"] < _LITTLE_FREE * info["MemTotal"]:
-            short[numa.id] = (info["MemFree"], info["MemTotal"])
+    infos = {numa.id: _meminfo(node.text(f"{_NODE}/node{numa.id}/meminfo")) for numa in node.topology.nodes}
+    told = {number: (info["MemFree"], info["MemTotal"]) for number, info in infos.items() if info.keys() >= _ROOM}
+    short = {number: (free, total) for number, (free, total) in told.items() if free < _LITTLE_FREE * total}
+    if not told:
+        return [Finding("free memory", "unknown", "only the node itself can tell")]
     if not short:
         return [Finding("free memory", "good", "more than a quarter of every NUMA node is free")]
     found = ", ".join(

@@ -69,6 +69,8 @@ def _load_average(node: Examined) -> Sequence[Finding]:
 
 def _quota(node: Examined) -> Sequence[Finding]:
     quotas = list(_quotas(node))
+    if node.text("/proc/self/cgroup") is None:
+        return [Finding("CPU quota", "unknown", "only the node itself can tell")]
     if not quotas:
         return [Finding("CPU quota", "good", "none")]
     cpus, path = min(quotas)

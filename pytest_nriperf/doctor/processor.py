@@ -185,8 +185,11 @@ def _clock(node: Examined) -> Sequence[Finding]:
 
 
 def _watchdog(node: Examined) -> Sequence[Finding]:
-    if node.number("/proc/sys/kernel/nmi_watchdog") != 1:
-        return [Finding("NMI watchdog", "good", "off or absent")]
+    watchdog = node.number("/proc/sys/kernel/nmi_watchdog")
+    if watchdog is None:
+        return [Finding("NMI watchdog", "unknown", "this kernel does not have it, or does not tell")]
+    if watchdog != 1:
+        return [Finding("NMI watchdog", "good", "off")]
     effect = "it holds one hardware counter of every CPU and interrupts it now and then; perf counts are multiplexed"
     return [Finding("NMI watchdog", "notice", "on", effect, "certain", "echo 0 > /proc/sys/kernel/nmi_watchdog")]
 

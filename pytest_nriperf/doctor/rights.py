@@ -25,8 +25,10 @@ def _memory_binding(node: Examined) -> Sequence[Finding]:
             )
         ]
     if not numactl:
+        effect = "none on the measurement, memory is bound all the same; where pages lie cannot be looked at by hand"
+        mend = "apt-get install numactl"
         found = "by system call; numactl is not installed"
-        return [Finding("memory binding", "good", f"{found} (apt-get install numactl, to look for yourself)")]
+        return [Finding("memory binding", "notice", found, effect, "certain", mend)]
     return [Finding("memory binding", "good", f"with {numactl}")]
 
 

@@ -31,6 +31,8 @@ from pytest_nriperf.units import NANOSECONDS
 
 # How long one side of a duet waits for the other to be warm, seconds.
 TOGETHER_S = 600.0
+# On a CPU for so long during a run, a thread is one that computes.
+CROWD_NS = 20_000_000
 # Of the measured time of a duet, the share in which both sides run at least.
 OVERLAP = 0.8
 
@@ -82,8 +84,34 @@ def record_run(run: int, engines: Sequence[Engines], tracker: Tracker) -> None:
         own.cost.update(sampler.cost)
         own.cost["reference_s"] = _reference_s(own.counters)
         own.warnings.extend(sampler.warnings)
+        visible = [len(replica.visible) for replica in each.balloon.grant.placement.replicas]
+        own.warnings.extend(crowded(own.counters, visible, each.subject.workload.work.concurrency))
         each.subject.write(run, each.balloon, each.infos, own, {"began_ns": began_ns, "verified": facts})
         first += each.balloon.replicas
+
+
+def crowded(rows: Sequence[CounterRow], visible: Sequence[int], concurrency: int = 1) -> Iterator[str]:
+    """A warning for each replica of which more threads computed than its balloon shows CPUs, whatever the engine says.
+
+    A thread computes when it was on a CPU for CROWD_NS and a tenth as long as the busiest one; a thread a request in
+    flight is the engine's own. `visible` are CPUs by replica.
+    """
+    first: dict[tuple[int, int | None], float] = {}
+    gained: dict[tuple[int, int | None], float] = {}
+    began = min((row.t_ns for row in rows if row.name == "task_on_cpu_time"), default=0)
+    for row in rows:
+        if row.name == "task_on_cpu_time" and row.replica is not None:
+            # A thread that is not there at first has begun meanwhile, at 0.
+            base = row.value if row.t_ns - began < NANOSECONDS // 100 else 0
+            gained[row.replica, row.pid] = row.value - first.setdefault((row.replica, row.pid), base)
+    for replica, cpus in enumerate(visible):
+        times = [time_ns for (owner, _), time_ns in gained.items() if owner == replica]
+        busy = sum(time_ns >= max(CROWD_NS, max(times) / 10) for time_ns in times)
+        if busy > cpus + concurrency:
+            yield (
+                f"replica {replica}: {busy} threads computed on the {cpus} CPUs that its balloon shows: they wait for "
+                "each other; see what starts them (OMP_NUM_THREADS, a thread pool of a library)"
+            )
 
 
 def _measured(engines: Sequence[Engines], tracker: Tracker) -> list[RunData]:

@@ -29,7 +29,7 @@ SIM_PARAMETERS = {
     "memory": "size",
     "wait": "sleep|spin",
     "threads": "count",
-    "fail": "load|missing|memory|fill|exit|kill|hang|freeze|garbage|print|request|repin",
+    "fail": "load|missing|memory|fill|exit|kill|hang|freeze|garbage|print|request|repin|crowd",
     "fail_at": "count",
     "fail_replica": "count",
     "parameters": "size",

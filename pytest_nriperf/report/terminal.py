@@ -57,6 +57,8 @@ class MeasurementSummary:
     remarks: Sequence[str] = ()
     warnings: Sequence[str] = ()
     counted: str = "run"
+    function: str = ""
+    node: str = ""
 
 
 def summary(measurements: Sequence[MeasurementSummary]) -> Iterator[tuple[str, dict[str, bool]]]:
@@ -77,6 +79,25 @@ def summary(measurements: Sequence[MeasurementSummary]) -> Iterator[tuple[str, d
             yield "      no baseline yet: store one with --nri-accept missing, or later with `nriperf accept`", {}
         yield from ((f"      {format_text(text)}", {}) for text in each.remarks)
         yield from ((f"      warning: {format_text(text)}", {"yellow": True}) for text in each.warnings)
+    yield from ((text, {}) for text in nodes_side_by_side(measurements))
+
+
+def nodes_side_by_side(measurements: Sequence[MeasurementSummary]) -> Iterator[str]:
+    """A table of what was measured on several nodes: a line a function and metric, a column a node."""
+    cells: dict[tuple[str, str], dict[str, str]] = {}
+    for each in measurements:
+        for line in each.lines:
+            spread = "" if line.spread is None else f" ±{line.spread * 100:.1f} %"
+            where = cells.setdefault((format_text(each.function or each.test), line.metric), {})
+            where.setdefault(format_text(each.node), f"{format_value(line.value, line.unit)}{spread}")
+    table = {row: found for row, found in cells.items() if len(found) > 1}
+    nodes = list(dict.fromkeys(node for found in table.values() for node in found))
+    rows = [("nodes side by side", "", *nodes)]
+    rows += [(function, metric, *(found.get(node, "") for node in nodes)) for (function, metric), found in table.items()]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows if table else ():
+        left = [cell.ljust(width) for cell, width in zip(row[:2], widths[:2], strict=True)]
+        yield "  ".join([*left, *(cell.rjust(width) for cell, width in zip(row[2:], widths[2:], strict=True))]).rstrip()
 
 
 def _cells(line: MetricLine) -> list[str]:

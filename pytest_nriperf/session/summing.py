@@ -44,6 +44,8 @@ def summarised(result: Result) -> MeasurementSummary:
         remarks=[*_variant_lines(measurement), *counter_remarks(measurement), *remarks],
         warnings=_warnings(measurement),
         counted="pair" if measurement.variants else "run",
+        function=f"{str(document['test']).partition('::')[0]}::{document['function']}",
+        node=str(document["node"]),
     )
 
 

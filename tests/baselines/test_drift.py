@@ -46,6 +46,12 @@ def test_a_reference_that_moved_makes_the_verdict_unknown_and_normalises() -> No
     assert found.normalised == pytest.approx(0.0, abs=0.01)
 
 
+def test_references_of_unlike_balloons_are_not_compared() -> None:
+    kept = Baseline(KEY, tuple(FOUR))
+    (found,) = judge([record(20, 1.16, 0.86)], kept, [Gate("itl")], alpha=0.05, references=False)
+    assert found.outcome == "worse"
+
+
 def test_a_reference_that_stood_leaves_the_verdict() -> None:
     assert verdict(record(20, 1.16), FOUR).outcome == "worse"
     assert verdict(record(20), FOUR).outcome == "same"

@@ -147,6 +147,8 @@ def test_rights_that_are_missing_are_named() -> None:
     assert finding(node, "memory binding").level == "spoils"
     assert finding(node, "confinement").level == "notice"
     assert finding(node, "node lock").level == "spoils"
+    tool = finding(examined(facts={**node.facts, "bind_memory": ""}), "memory binding")
+    assert (tool.level, tool.mend) == ("notice", "apt-get install numactl")
 
 
 def test_the_worst_comes_first() -> None:
@@ -161,6 +163,8 @@ def test_a_node_that_tells_nothing_is_unknown_and_not_good_or_bad() -> None:
     levels = {each.check: each.level for each in examine(blind)}
     assert levels["governor"] == levels["steal"] == levels["clock source"] == levels["memory binding"] == "unknown"
     assert "spoils" not in levels.values()
+    for check in ("NUMA balancing", "free memory", "NMI watchdog", "CPU quota"):
+        assert levels[check] == "unknown", check
 
 
 def test_a_finding_that_spoils_says_what_it_does_and_what_mends_it() -> None:

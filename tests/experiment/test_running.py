@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from pytest_nriperf.errors import WorkerError
-from pytest_nriperf.experiment.running import overlap, own_rows, side_by_side
+from pytest_nriperf.experiment.running import crowded, overlap, own_rows, side_by_side
 from pytest_nriperf.seams import CounterRow, RequestRow, RunData, TokenEvents
 
 Side = Callable[[Callable[[], None]], RunData]
@@ -38,6 +38,27 @@ def test_a_side_that_dies_is_told_and_leaves_nobody_waiting() -> None:
     with pytest.raises(WorkerError, match="b died"):
         side_by_side([side("a", log), side("b", log, fails=True)])
     assert "a measured" in log
+
+
+def tasks(replica: int, times_ms: list[tuple[int | None, int]]) -> list[CounterRow]:
+    """Before and after: on-CPU times of tasks; one that has begun meanwhile has no time before."""
+    rows = []
+    for number, (before, after) in enumerate(times_ms):
+        for t_ns, value in ((1, before), (10**9, after)):
+            if value is not None:
+                row = CounterRow(t_ns, t_ns, "proc", "task_on_cpu_time", "cumulative", value * 10**6, "ns")
+                rows.append(row._replace(replica=replica, pid=100 * replica + number))
+    return rows
+
+
+def test_more_threads_that_compute_than_cpus_are_told_whatever_the_engine_says() -> None:
+    idle: list[tuple[int | None, int]] = [(5000, 5001)] * 20
+    working: list[tuple[int | None, int]] = [(0, 900)] * 3 + [(None, 800)] * 3
+    rows = tasks(0, [*working, *idle]) + tasks(1, [*working[:3], *idle])
+    (warning,) = crowded(rows, [2, 2])
+    assert warning.startswith("replica 0: 6 threads computed on the 2 CPUs that its balloon shows")
+    assert list(crowded(rows, [2, 2], concurrency=4)) == []
+    assert list(crowded([], [2])) == []
 
 
 def spent(begin_ns: int, end_ns: int) -> RunData:

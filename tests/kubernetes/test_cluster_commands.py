@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -173,6 +174,7 @@ def test_a_session_on_two_nodes_one_after_the_other(cluster: Cluster, tmp_path: 
     assert "2 passed" in done.stdout
     assert "node xeon2" in done.stdout
     assert "node xeon3" in done.stdout
+    assert re.search(r"^nodes side by side +xeon2 +xeon3\ntest_suite.py::test_chat +ttft +", done.stdout, re.MULTILINE)
     assert cluster.leftovers() == []
 
 

@@ -52,6 +52,18 @@ def test_columns_line_up_over_all_measurements() -> None:
     assert len({len(row.rpartition("  ")[0]) for row in rows}) == 1
 
 
+def test_several_nodes_stand_side_by_side() -> None:
+    one = measurement(MetricLine("ttft", 0.07, "s", 0.02), MetricLine("itl", 0.056, "s", 0.01, WORSE))
+    both = [replace(one, function="a.py::test_a", node=node) for node in ("xeon1", "\x1b[31mxeon2")]
+    lines = shown(*both)
+    at = next(number for number, line in enumerate(lines) if line.startswith("nodes side by side"))
+    assert lines[at].split()[-1].endswith("xeon2")
+    assert [line.split()[:2] for line in lines[at + 1 :]] == [["a.py::test_a", "ttft"], ["a.py::test_a", "itl"]]
+    assert lines[at + 2].count("56 ms ±1.0 %") == 2
+    assert "\x1b" not in "".join(lines)
+    assert not any("side by side" in line for line in shown(both[0]))
+
+
 def test_allocated_and_visible_cpus_always_stand_there() -> None:
     assert "4 allocated / 2 visible" in shown(measurement())[1]
 

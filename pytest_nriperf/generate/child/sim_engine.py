@@ -5,6 +5,7 @@ Its mistakes (`fail=...`) are for tests of everything around it.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import random
@@ -54,6 +55,8 @@ class SimEngine(Engine):
             raise MemoryError
         if self._fail == "repin":
             os.sched_setaffinity(0, range(os.cpu_count() or 1))
+        if self._fail == "crowd":
+            self._crowd()
         size = int(self._setting.numbers.get("memory_bytes", 0))
         self._memory = b"\x01" * size
         for _ in range(self.threads - 1):
@@ -133,6 +136,17 @@ class SimEngine(Engine):
             os.write(1, b"and one that does not ask Python\n")
         elif self._fail == "request":
             raise EngineError(f"request {request} failed on purpose", kind="engine")
+
+    def _crowd(self) -> None:
+        """A thread for each CPU of the machine, as of a library that does not ask what it may use."""
+
+        def work() -> None:
+            while True:
+                hashlib.sha256(block).digest()
+
+        block = bytes(1 << 20)
+        for _ in range(max(4, os.cpu_count() or 1)):
+            threading.Thread(target=work, daemon=True).start()
 
     def _fill(self) -> None:
         """Take memory until the kernel ends it, up to a limit for where it does not."""
