@@ -93,7 +93,9 @@ def nodes_side_by_side(measurements: Sequence[MeasurementSummary]) -> Iterator[s
     table = {row: found for row, found in cells.items() if len(found) > 1}
     nodes = list(dict.fromkeys(node for found in table.values() for node in found))
     rows = [("nodes side by side", "", *nodes)]
-    rows += [(function, metric, *(found.get(node, "") for node in nodes)) for (function, metric), found in table.items()]
+    rows += [
+        (function, metric, *(found.get(node, "") for node in nodes)) for (function, metric), found in table.items()
+    ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows if table else ():
         left = [cell.ljust(width) for cell, width in zip(row[:2], widths[:2], strict=True)]

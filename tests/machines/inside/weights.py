@@ -30,7 +30,9 @@ def pages(pid: int, wanted: Callable[[str], bool]) -> dict[int, int]:
 
 
 @for_machines(ROOT, shape=lambda shape: shape == TWO_SOCKETS)
-def test_private_weights_are_local_and_shared_ones_are_not(fact: Callable[[str], None]) -> None:
+def test_private_weights_are_local_and_shared_ones_are_not(
+    fact: Callable[[str], None], ran: Callable[[str], None]
+) -> None:
     # The host has written it where it can be seen, but for a cache below /tmp.
     write_model()
     node, whole = LocalProvisioner(), weight_bytes() // _PAGE
@@ -41,7 +43,9 @@ def test_private_weights_are_local_and_shared_ones_are_not(fact: Callable[[str],
                 try:
                     foreign, least = 0, whole
                     infos = generator.load(grant)
+                    ran(f"weights={weights}: loaded")
                     generator.measure(Work((Prompt("p", tokens=4),), 2, warmup=0, timeout_s=900.0), lambda _: None)
+                    ran(f"weights={weights}: measured")
                     for info, replica in zip(infos, grant.placement.replicas, strict=True):
                         assert info.pid is not None
                         assert info.stream is not None
