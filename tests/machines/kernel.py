@@ -118,7 +118,7 @@ def _download() -> Kernel:
 def write_initramfs(kernel: Kernel, command: str, target: Path) -> None:
     """The first root of a guest: busybox, modules, `init`, and the shell script that it runs on the host's files."""
     busybox = needs("busybox", package="busybox-static")
-    if b"ld-linux" in Path(busybox).read_bytes():
+    if "=>" in subprocess.run(["ldd", busybox], capture_output=True, text=True, check=False).stdout:
         missing(f"{busybox} needs a dynamic loader: apt-get install busybox-static")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

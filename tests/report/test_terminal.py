@@ -59,7 +59,7 @@ def test_several_nodes_stand_side_by_side() -> None:
     at = next(number for number, line in enumerate(lines) if line.startswith("nodes side by side"))
     assert lines[at].split()[-1].endswith("xeon2")
     assert [line.split()[:2] for line in lines[at + 1 :]] == [["a.py::test_a", "ttft"], ["a.py::test_a", "itl"]]
-    assert lines[at + 2].count("56 ms ±1.0 %") == 2
+    assert lines[at + 2].count("56.0 ms ±1.0 %") == 2
     assert "\x1b" not in "".join(lines)
     assert not any("side by side" in line for line in shown(both[0]))
 
