@@ -187,7 +187,10 @@ class Settings:
 
     def path(self, text: str) -> Path:
         """A path of the configuration, relative to the folder of the configuration file."""
-        return self.root / Path(text).expanduser()
+        try:
+            return self.root / Path(text).expanduser()
+        except RuntimeError as error:
+            raise SettingsError(f"path {text!r}: there is no such user's home", "name the folder in full") from error
 
 
 def read_settings(root: Path) -> Settings:

@@ -415,6 +415,7 @@ def test_a_baseline_whose_test_is_not_there_any_more_is_reported(suite: pytest.P
     )
     # Of a file that was named in part the rest is not known.
     assert "any more" not in run(suite, "test_perf.py::test_talk").stdout.str()
+    assert "any more" not in run(suite, "--lf").stdout.str()
 
 
 def test_a_test_that_is_expected_to_fail_was_not_skipped(suite: pytest.Pytester) -> None:

@@ -183,7 +183,10 @@ def _where(name: str, base: Path) -> tuple[str, str]:
 
 
 def _path(name: str, base: Path) -> str:
-    return str((base / Path(name).expanduser()).absolute())
+    try:
+        return str((base / Path(name).expanduser()).absolute())
+    except RuntimeError as error:
+        raise SpecError(f"model {name!r}: there is no such user's home", "name the folder in full") from error
 
 
 def _parameters(text: str, separator: str, known: Mapping[str, str], whole: str) -> dict[str, str]:

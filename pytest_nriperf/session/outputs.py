@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from pytest_nriperf.baselines import BaselineStore, Verdict
+from pytest_nriperf.baselines.noise import NOISE_FILE
 from pytest_nriperf.errors import BaselineError, SettingsError
 from pytest_nriperf.metrics import Measurement
 from pytest_nriperf.report.document import verdict_document
@@ -101,7 +102,7 @@ def abandoned(functions: Mapping[str, Collection[str]], stores: Sequence[Baselin
         for folder in dict.fromkeys(PurePosixPath(file).parent for file in functions):
             for path in sorted(store.path(str(folder / "test.py")).parent.glob("*.json")):
                 file = str(folder / path.with_suffix(".py").name)
-                if not (root / file).exists():
+                if path.name != NOISE_FILE and not (root / file).exists():
                     yield f"warning: {path} has baselines of {printable(file)}, which is not there: delete it"
 
 

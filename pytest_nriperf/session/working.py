@@ -241,8 +241,9 @@ class NriSession:
         stores = [store for bench in self._benches.values() for store in bench.baseline_stores()]
         for test in left_unmeasured(self._skipped, stores):
             terminalreporter.line(test, yellow=True)
-        # Of a file of which a part was named we do not know what else is in it.
-        if not any("::" in argument for argument in self.config.args):
+        # Of a file of which only a part was collected (named, or what failed last) we do not know what else is in it.
+        last_failed = getattr(self.config.option, "lf", False)
+        if not last_failed and not any("::" in argument for argument in self.config.args):
             functions = self.config.stash.get(COLLECTED, Collected()).functions
             for test in abandoned(functions, stores, self.config.rootpath):
                 terminalreporter.line(test, yellow=True)

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 import pytest
 
+from pytest_nriperf.balloons import BalloonSpec
+from pytest_nriperf.collect.proc import ProcCollector
+from pytest_nriperf.collect.sampler import Sampler
 from pytest_nriperf.errors import WorkerError
 from pytest_nriperf.experiment.running import crowded, overlap, own_rows, side_by_side
-from pytest_nriperf.seams import CounterRow, RequestRow, RunData, TokenEvents
+from pytest_nriperf.generate.models import parse_model
+from pytest_nriperf.generate.process import WorkerGenerator
+from pytest_nriperf.provision.local import LocalProvisioner
+from pytest_nriperf.seams import CounterRow, Prompt, RequestRow, RunData, Target, TargetReplica, TokenEvents, Work
 
 Side = Callable[[Callable[[], None]], RunData]
 
@@ -59,6 +66,21 @@ def test_more_threads_that_compute_than_cpus_are_told_whatever_the_engine_says()
     assert warning.startswith("replica 0: 6 threads computed on the 2 CPUs that its balloon shows")
     assert list(crowded(rows, [2, 2], concurrency=4)) == []
     assert list(crowded([], [2])) == []
+
+
+def test_a_library_that_starts_a_thread_for_each_cpu_is_seen_on_this_machine() -> None:
+    with (
+        LocalProvisioner().provision(BalloonSpec(cpus=1, hyperthreads="spread")) as grant,
+        contextlib.closing(WorkerGenerator(parse_model("sim:itl=20ms,fail=crowd"))) as generator,
+    ):
+        (info,) = generator.load(grant)
+        (replica,) = grant.placement.replicas
+        with Sampler(
+            [ProcCollector()], Target((TargetReplica(0, info.pid, replica.allocated, replica.visible),))
+        ) as sampler:
+            generator.measure(Work((Prompt("p", tokens=1),), 40), lambda _: None)
+    (warning,) = crowded(sampler.rows, [1])
+    assert "threads computed on the 1 CPUs" in warning
 
 
 def spent(begin_ns: int, end_ns: int) -> RunData:

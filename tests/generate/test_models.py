@@ -66,6 +66,7 @@ def test_arguments_and_text_mean_the_same() -> None:
         ("sim:cv=-1", "share"),
         ("smollm2?dtype=int3", "one of float32, bfloat16"),
         ("smollm2?weights=lent", "one of private, shared"),
+        ("~nobody-here/model", "no such user's home"),
         ("dummy:gpt-9", "dummy:gpt-neo-125m, or the path of a config.json"),
         ("openai:ftp://x#m", "no http address"),
         ("openai:http://h/v1", "write openai:http://h/v1#NAME"),

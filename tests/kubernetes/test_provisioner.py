@@ -24,8 +24,7 @@ from pytest_nriperf.errors import (
 )
 from pytest_nriperf.generate.models import parse_model
 from pytest_nriperf.generate.process import WorkerGenerator
-from pytest_nriperf.provision import kubernetes
-from pytest_nriperf.provision.balloon_types import TypePlan
+from pytest_nriperf.provision.balloon_types import TypePlan, plan_types
 from pytest_nriperf.provision.pod_grant import PodGrant
 from pytest_nriperf.provision.pod_stream import PodStream
 from pytest_nriperf.seams import Launch, Prompt, RunData, Work
@@ -158,14 +157,13 @@ def test_types_that_the_plugin_rejects_do_not_stand_in_the_way_of_others(
 ) -> None:
     before = policies(cluster)
     provisioner = make(policy="manage")
-    right = kubernetes.plan_types
 
     def wrong_for_four(placement: Placement, topology: Topology, session: str) -> TypePlan:
-        plan = right(placement, topology, session)
+        plan = plan_types(placement, topology, session)
         types = tuple({**entry, "minCPUs": 99} for entry in plan.types)
         return replace(plan, types=types) if placement.cpus == 4 else plan
 
-    monkeypatch.setattr(kubernetes, "plan_types", wrong_for_four)
+    monkeypatch.setattr("pytest_nriperf.provision.kubernetes.plan_types", wrong_for_four)
     with provisioner.session([]):
         for cpus in (2, 4, 6, 4, 2):
             with contextlib.ExitStack() as undo:
