@@ -28,7 +28,7 @@ LAYERS: list[set[str]] = [
     {"recording", "balloons"},
     {"topology"},
     {"settings"},
-    {"units"},
+    {"units", "owner"},
     {"errors"},
     {"__init__"},
 ]
@@ -72,7 +72,15 @@ EAGER = {
 }
 # These travel into any image: Python >= 3.9, standard library, each other.
 TRAVELLING = ("generate/child/", "collect/")
-TRAVELLING_FILES = {"__init__.py", "errors.py", "units.py", "seams.py", "provision/pod.py", "provision/pod_relay.py"}
+TRAVELLING_FILES = {
+    "__init__.py",
+    "errors.py",
+    "units.py",
+    "owner.py",
+    "seams.py",
+    "provision/pod.py",
+    "provision/pod_relay.py",
+}
 
 FILES = sorted(ROOT.rglob("*.py"))
 

@@ -9,7 +9,16 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1]
 # Whole folders and single files below the package.
-TRAVELS = ("generate/child", "collect", "generate/__init__.py", "__init__.py", "errors.py", "units.py", "seams.py")
+TRAVELS = (
+    "generate/child",
+    "collect",
+    "generate/__init__.py",
+    "__init__.py",
+    "errors.py",
+    "units.py",
+    "owner.py",
+    "seams.py",
+)
 _START = """\
 import sys
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_nriperf.errors import ProvisionError
-from pytest_nriperf.provision.owner import PREFIX, is_abandoned, own_tag
+from pytest_nriperf.owner import PREFIX, is_abandoned, own_tag
 from pytest_nriperf.units import format_cpus, parse_cpus
 
 # A shell joins the group named by its first argument and becomes the command: bound before its first instruction.

@@ -22,6 +22,7 @@ from typing import Any
 
 from pytest_nriperf.balloons import BalloonSpec, Placement, ReplicaPlacement, place
 from pytest_nriperf.errors import ProvisionError, WorkerError, worker_ended
+from pytest_nriperf.owner import PREFIX, is_abandoned, own_tag
 from pytest_nriperf.provision.cgroups import (
     CpusetGroup,
     Hierarchy,
@@ -32,7 +33,6 @@ from pytest_nriperf.provision.cgroups import (
 )
 from pytest_nriperf.provision.memory_policy import MemoryPolicy
 from pytest_nriperf.provision.node_lock import node_lock
-from pytest_nriperf.provision.owner import PREFIX, is_abandoned, own_tag
 from pytest_nriperf.provision.process import ProcessStream
 from pytest_nriperf.provision.verify import verify_group, verify_online, verify_tasks
 from pytest_nriperf.seams import Grant, Launch, NodeDescription, WorkerStream
