@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
+from pytest_nriperf.collect.cgroups import lineage, quota
 from pytest_nriperf.doctor.check import Check, Examined, Finding
 from pytest_nriperf.units import format_cpus, format_percent
 
@@ -85,22 +86,14 @@ def _quotas(node: Examined) -> Iterator[tuple[float, str]]:
     """CPUs that quotas of our cgroup and of those above it allow, with the file that says so."""
     for line in (node.text("/proc/self/cgroup") or "").splitlines():
         number, controllers, path = [*line.split(":", 2), "", ""][:3]
-        parents = [path.rstrip("/")]
-        while parents[-1]:
-            parents.append(parents[-1].rpartition("/")[0])
         if number == "0":
-            for root in (_CGROUP, f"{_CGROUP}/unified"):
-                for parent in parents:
-                    quota, _, period = (node.text(f"{root}{parent}/cpu.max") or "max").partition(" ")
-                    if quota.isdigit() and period.isdigit():
-                        yield int(quota) / max(1, int(period)), f"{root}{parent}/cpu.max"
+            roots = [_CGROUP, f"{_CGROUP}/unified"]
         elif "cpu" in controllers.split(","):
-            for root in (f"{_CGROUP}/{controllers}", f"{_CGROUP}/cpu"):
-                for parent in parents:
-                    used = node.number(f"{root}{parent}/cpu.cfs_quota_us")
-                    if used is not None and used > 0:
-                        length = node.number(f"{root}{parent}/cpu.cfs_period_us") or 100000
-                        yield used / length, f"{root}{parent}/cpu.cfs_quota_us"
+            roots = [f"{_CGROUP}/{controllers}", f"{_CGROUP}/cpu"]
+        else:
+            continue
+        found = (quota(node.text, f"{root}{group}") for root in roots for group in lineage(path))
+        yield from (each for each in found if each is not None)
 
 
 def _fewer(node: Examined) -> Sequence[Finding]:

@@ -193,6 +193,83 @@ def test_version_1_throttling_is_in_nanoseconds_and_beats_a_v2_tree_without_cont
     assert [(row.value, row.replica) for row in named(rows, "throttled_time")] == [(77, 0)]
 
 
+def test_a_limit_counts_in_the_group_that_has_it_whoever_is_below(root: str) -> None:
+    """As of `systemd-run --scope -p Delegate=yes -p CPUQuota=150%`, with a cpuset group of ours in the scope."""
+    cgroup, counts = "/sys/fs/cgroup", "nr_periods 9\nnr_throttled 2\nthrottled_usec {}\n"
+    files = {
+        "/proc/7/cgroup": "0::/user.slice/run.scope/replica\n",
+        "/proc/9/cgroup": "0::/user.slice/other\n",
+        f"{cgroup}/cpu.stat": "usage_usec 99\n",
+        f"{cgroup}/user.slice/cpu.max": "max 100000\n",
+        f"{cgroup}/user.slice/cpu.stat": counts.format(0),
+        f"{cgroup}/user.slice/other/cpu.stat": counts.format(5),
+        f"{cgroup}/user.slice/run.scope/cpu.max": "150000 100000\n",
+        f"{cgroup}/user.slice/run.scope/cpu.stat": counts.format(70),
+        f"{cgroup}/user.slice/run.scope/replica/cpu.stat": "usage_usec 5\n",
+    }
+    write_tree(Path(root), files)
+    collector = ProcCollector(root)
+    own = {row.replica: row.value for row in named(collector.start(TARGET), "throttled_time")}
+    assert own == {0: 70_000, 1: 5_000}
+    collector.stop()
+    write_tree(Path(root), {f"{cgroup}/user.slice/cpu.max": "200000 100000\n"})
+    write_tree(Path(root), {f"{cgroup}/user.slice/cpu.stat": counts.format(30)})
+    shared = {row.replica: row.value for row in named(collector.start(TARGET), "throttled_time")}
+    assert shared == {0: 70_000, None: 30_000}
+    collector.stop()
+
+
+def test_limits_one_inside_the_other_are_one_sum_and_not_two_readings_of_one_series(root: str) -> None:
+    cgroup = "/sys/fs/cgroup"
+    files = {"/proc/7/cgroup": "0::/pod/box\n", "/proc/9/cgroup": "0::/\n"}
+    for group, microseconds in (("pod", 100), ("pod/box", 11)):
+        files[f"{cgroup}/{group}/cpu.max"] = "50000 100000\n"
+        files[f"{cgroup}/{group}/cpu.stat"] = f"nr_periods 4\nnr_throttled 1\nthrottled_usec {microseconds}\n"
+    collector = ProcCollector(write_tree(Path(root), files))
+    rows = list(collector.start(TARGET))
+    collector.stop()
+    assert values(rows, "throttled_time") == [111_000]
+    assert values(rows, "throttled_periods") == [2]
+
+
+class HeldUp:
+    """A clock that stands, but for the readings of a frequency that are held up."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now_ns = 10**9
+        self.held = 0
+        read = Files.read
+
+        def held_up(files: Files, path: str) -> bytes:
+            if self.held and path.endswith("scaling_cur_freq"):
+                self.held -= 1
+                self.now_ns += 600_000
+            return read(files, path)
+
+        monkeypatch.setattr(Files, "read", held_up)
+
+    def __call__(self) -> int:
+        return self.now_ns
+
+
+def test_a_frequency_that_was_read_slowly_once_is_chance_and_three_times_in_a_row_is_not(
+    root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = HeldUp(monkeypatch)
+    collector = ProcCollector(root, clock)
+    collector.start(TARGET)
+    for held in (1, 2, 0, 2):
+        clock.held = held
+        assert len(named(collector.sample(), "cpu_frequency")) == 2
+    assert not [note for note in collector.notes if note.startswith("no CPU frequency")]
+    clock.held = 1
+    assert named(collector.sample(), "cpu_frequency") == []
+    assert "no CPU frequency (3 readings in a row took long, the last one 0.6 ms: that disturbs the CPUs)" in (
+        collector.notes
+    )
+    collector.stop()
+
+
 def test_what_breaks_during_a_run_is_said_once_and_the_rest_goes_on(collector: ProcCollector, root: str) -> None:
     collector.start(TARGET)
     write_tree(Path(root), {"/proc/vmstat": "\x00 nonsense", "/proc/7/task/7/sched": "no migrations here"})
