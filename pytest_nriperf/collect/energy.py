@@ -42,7 +42,7 @@ class _Meter:
 
 
 class EnergyCollector:
-    """Microjoules of each package and its DRAM."""
+    """Microjoules of each package and its DRAM, all dies together."""
 
     name = SOURCE
 
@@ -73,16 +73,19 @@ class EnergyCollector:
         return self.sample()
 
     def sample(self) -> Iterable[CounterRow]:
-        """One reading of each meter."""
-        rows = []
+        """One reading of each package, of its DRAM and of the board: sums over the meters of its dies."""
+        sums: dict[tuple[str, int | None], int] = {}
         for meter in self._meters:
             try:
                 value = meter.feed(self._read(meter))
             except OSError as error:
                 raise CollectorError(f"{meter.path}: {why(error)}") from error
-            now = self._clock()
-            rows.append(CounterRow(now, now, SOURCE, meter.name, "cumulative", value, "uJ", socket=meter.socket))
-        return rows
+            sums[meter.name, meter.socket] = sums.get((meter.name, meter.socket), 0) + value
+        now = self._clock()
+        return [
+            CounterRow(now, now, SOURCE, name, "cumulative", total, "uJ", socket=socket)
+            for (name, socket), total in sums.items()
+        ]
 
     def stop(self) -> Iterable[CounterRow]:
         """The last reading; closes the files."""

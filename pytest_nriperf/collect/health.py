@@ -11,7 +11,7 @@ from pytest_nriperf.collect.pcm import PcmCollector
 from pytest_nriperf.collect.perf import EVENTS
 from pytest_nriperf.collect.perf_event import SOFTWARE, Counter, open_event
 from pytest_nriperf.collect.reading import Files
-from pytest_nriperf.collect.resctrl import left_groups
+from pytest_nriperf.collect.resctrl import groups_of_pcm, left_groups
 
 WORK_S = 0.02
 
@@ -26,7 +26,7 @@ def counter_facts(
 ) -> dict[str, Any]:
     """`pcm`: its address, whether it was named, what is wrong and what it cannot count; `shared_counters`: hardware
     events that did not have a counter all the time; `left_groups`: resctrl groups of sessions that are gone, none where
-    the machine's processes are `hidden` from us."""
+    the machine's processes are `hidden` from us; `pcm_groups`: those of PCM where no server answers."""
     collector = PcmCollector(pcm_url, root=root)
     found = collector.probe()
     return {
@@ -39,6 +39,7 @@ def counter_facts(
         },
         "shared_counters": shared_counters(opener, work_s),
         "left_groups": [] if hidden else left_groups(Files(root)),
+        "pcm_groups": [] if found.available else groups_of_pcm(Files(root)),
     }
 
 

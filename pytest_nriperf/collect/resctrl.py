@@ -1,11 +1,12 @@
 """The `resctrl` collector: L3 occupancy and memory bandwidth of each replica's tasks, local and in all.
 
-Every replica gets a monitoring group of its own for the run, which is removed after it. Its name tells whose it is,
-so that what a killed session left can be found.
+Every replica gets a monitoring group of its own for the run, which is removed after it. Its name tells whose it is, so
+that what a killed session left is found, and removed before the next run: each group holds one of few monitoring ids.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import time
@@ -13,11 +14,14 @@ from collections.abc import Callable, Iterable, Iterator
 
 from pytest_nriperf.collect.reading import Files, why
 from pytest_nriperf.errors import CollectorError
+from pytest_nriperf.owner import is_abandoned, own_tag
 from pytest_nriperf.seams import Availability, CounterRow, Target, TargetReplica
 
 SOURCE = "resctrl"
 FOLDER = "/sys/fs/resctrl"
-GROUP = re.compile(r"nriperf-(\d+)-\d+")
+GROUPS = f"{FOLDER}/mon_groups"
+# PCM's, one for each CPU; removed when it ends, unless it is killed.
+_OF_PCM = re.compile(r"pcm\d+")
 
 # File of a monitored L3 -> our name, kind.
 FILES = {
@@ -53,8 +57,8 @@ class ResctrlCollector:
             return Availability(False, missing=(f"{FOLDER} is not mounted",))
         if not features:
             return Availability(False, missing=("this CPU or kernel monitors no L3",))
-        if not os.access(f"{self._files.root}{FOLDER}/mon_groups", os.W_OK):
-            return Availability(False, missing=(f"{FOLDER}/mon_groups may not be written; needs root",))
+        if not os.access(self._files.root + GROUPS, os.W_OK):
+            return Availability(False, missing=(f"{GROUPS} may not be written; needs root",))
         gives = tuple(name for file, (name, _) in FILES.items() if file in features)
         missing = tuple(f"{name} (not monitored)" for name, _ in FILES.values() if name not in gives)
         return Availability(True, gives, missing)
@@ -62,6 +66,8 @@ class ResctrlCollector:
     def start(self, target: Target) -> Iterable[CounterRow]:
         """A group for each replica with all its tasks in it; first readings."""
         self.notes = []
+        for group in left_groups(self._files):
+            self._take_away(group)
         try:
             for each in target.replicas:
                 if each.pid is not None:
@@ -86,8 +92,10 @@ class ResctrlCollector:
             self._close()
 
     def _open(self, replica: TargetReplica) -> None:
-        group = f"{FOLDER}/mon_groups/nriperf-{os.getpid()}-{replica.replica}"
-        self._make(self._files.root + group)
+        group = f"{GROUPS}/{own_tag()}{replica.replica}"
+        # One of ours that could not be removed after the run before is as good as a new one.
+        with contextlib.suppress(FileExistsError):
+            self._make(self._files.root + group)
         self._groups[replica.replica] = group
         moved: set[str] = set()
         while True:
@@ -134,15 +142,21 @@ class ResctrlCollector:
     def _close(self) -> None:
         self._files.close()
         for group in self._groups.values():
-            try:
-                self._remove(self._files.root + group)
-            except OSError as error:
-                self.notes.append(f"{group} is left behind ({why(error)}); remove it with rmdir")
+            self._take_away(group)
         self._groups = {}
+
+    def _take_away(self, group: str) -> None:
+        try:
+            self._remove(self._files.root + group)
+        except OSError as error:
+            self.notes.append(f"{group} is left behind ({why(error)}); remove it with rmdir")
 
 
 def left_groups(files: Files) -> list[str]:
     """Monitoring groups of ours whose process is gone: each holds a monitoring id."""
-    names = files.names(f"{FOLDER}/mon_groups")
-    found = [(name, match) for name in names if (match := GROUP.fullmatch(name))]
-    return [f"{FOLDER}/mon_groups/{name}" for name, match in found if not files.exists(f"/proc/{match[1]}")]
+    return [f"{GROUPS}/{name}" for name in files.names(GROUPS) if is_abandoned(name)]
+
+
+def groups_of_pcm(files: Files) -> list[str]:
+    """Monitoring groups that PCM made: while one runs they are in use, after a kill they are left behind."""
+    return [f"{GROUPS}/{name}" for name in files.names(GROUPS) if _OF_PCM.fullmatch(name)]

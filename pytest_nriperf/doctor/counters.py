@@ -59,23 +59,23 @@ def _shared(node: Examined) -> Sequence[Finding]:
 
 
 def _left_groups(node: Examined) -> Sequence[Finding]:
+    effect = "each holds one of the few monitoring ids, and PCM does not count tasks in them"
     left = node.facts.get("left_groups")
-    if not left:
-        return []
-    return [
-        Finding(
-            "resctrl groups",
-            "notice",
-            f"{len(left)} of sessions that are gone",
-            "each holds one of the few monitoring ids, and PCM does not count tasks in them",
-            "certain",
-            f"rmdir {' '.join(left)}",
-        )
-    ]
+    found = []
+    if left:
+        told = f"{len(left)} of sessions that are gone"
+        found.append(Finding("resctrl groups", "notice", told, effect, "certain", f"rmdir {' '.join(left)}"))
+    left = node.facts.get("pcm_groups")
+    if left:
+        told = f"{len(left)} of PCM, and no PCM server answers"
+        effect = "if none runs they were left by one that was killed: each holds one of the few monitoring ids"
+        mend = f"if no PCM tool runs (pgrep -a pcm): rmdir {left[0].rpartition('/')[0]}/pcm[0-9]*"
+        found.append(Finding("resctrl groups", "notice", told, effect, "possible", mend))
+    return found
 
 
 COUNTER_CHECKS = (
     Check("PCM", "does a PCM server answer, on our clock?", _pcm),
     Check("hardware counters", "has each event a counter of its own?", _shared),
-    Check("resctrl groups", "did killed sessions leave monitoring groups?", _left_groups),
+    Check("resctrl groups", "did killed sessions, or PCM, leave monitoring groups?", _left_groups),
 )

@@ -10,8 +10,9 @@ import pytest
 
 from pytest_nriperf.collect.energy import EnergyCollector
 from pytest_nriperf.collect.reading import Files
-from pytest_nriperf.collect.resctrl import FOLDER, ResctrlCollector, left_groups
+from pytest_nriperf.collect.resctrl import FOLDER, ResctrlCollector, groups_of_pcm, left_groups
 from pytest_nriperf.errors import CollectorError
+from pytest_nriperf.owner import own_tag
 from pytest_nriperf.seams import Target, TargetReplica
 from tests.collect.trees import write_tree
 
@@ -55,6 +56,21 @@ def test_energy_goes_on_growing_where_the_register_wraps(meters: str) -> None:
     file.write_text("9\n")
     assert next(iter(collector.stop())).value == RANGE + 10
     assert collector.stop() == []
+
+
+def test_the_dies_of_a_package_are_one_meter_each_over_its_own_wrap_around(tmp_path: Path) -> None:
+    files = zone("0", "package-0-die-0", RANGE - 10) | zone("1", "package-0-die-1", 100)
+    files |= zone("0:0", "dram", 1) | zone("1:0", "dram", 2) | zone("2", "package-1-die-0", 7)
+    root = write_tree(tmp_path, files)
+    collector = EnergyCollector(root)
+    first = [(row.name, row.socket, row.value) for row in collector.start(NOBODY)]
+    assert first == [
+        ("package_energy", 0, RANGE + 90),
+        ("dram_energy", 0, 3),
+        ("package_energy", 1, 7),
+    ]
+    write_tree(tmp_path, zone("0", "package-0-die-0", 5) | zone("1", "package-0-die-1", 130))
+    assert next(iter(collector.stop())).value == RANGE + 90 + 16 + 30
 
 
 def test_meters_that_only_root_reads_are_said_to_be_missing(meters: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,7 +130,7 @@ def test_a_replicas_tasks_are_watched_in_a_group_that_is_gone_afterwards(mounted
         ("memory_total_bytes", "cumulative", 1000, 2),
         ("memory_local_bytes", "cumulative", 600, 2),
     ]
-    group = Path(f"{mounted}{FOLDER}/mon_groups/nriperf-{os.getpid()}-2")
+    group = Path(f"{mounted}{FOLDER}/mon_groups/{own_tag()}2")
     assert (group / "tasks").read_text() == "78"
     collector.stop()
     assert not group.exists()
@@ -156,11 +172,30 @@ def test_a_group_that_cannot_be_removed_is_named(mounted: str) -> None:
     assert "is left behind (Device or resource busy)" in collector.notes[0]
 
 
-def test_groups_of_dead_sessions_are_found_and_those_of_living_ones_are_not(mounted: str) -> None:
-    write_tree(
-        Path(mounted), {f"{FOLDER}/mon_groups/nriperf-7-0/tasks": "", f"{FOLDER}/mon_groups/nriperf-9-1/tasks": ""}
-    )
-    assert left_groups(Files(mounted)) == [f"{FOLDER}/mon_groups/nriperf-9-1"]
+def dead_name(replica: int) -> str:
+    """A group of a process that had this process's number before it."""
+    *whose, _, rest = own_tag().split("-")
+    return "-".join([*whose, "1", rest]) + str(replica)
+
+
+def test_groups_of_dead_sessions_are_found_though_their_number_is_used_again(mounted: str) -> None:
+    names = [f"{own_tag()}0", dead_name(1), "nriperf-1-2-3-0", "pcm7"]
+    write_tree(Path(mounted), {f"{FOLDER}/mon_groups/{name}/tasks": "" for name in names})
+    assert left_groups(Files(mounted)) == [f"{FOLDER}/mon_groups/{dead_name(1)}"]
+    assert groups_of_pcm(Files(mounted)) == [f"{FOLDER}/mon_groups/pcm7"]
+
+
+def test_what_a_killed_session_left_is_removed_and_what_we_could_not_remove_is_used_again(mounted: str) -> None:
+    ours = f"{own_tag()}2"
+    make = kernel(mounted, READINGS)
+    make(f"{mounted}{FOLDER}/mon_groups/{ours}")
+    write_tree(Path(mounted), {f"{FOLDER}/mon_groups/{dead_name(1)}/tasks": ""})
+    collector = ResctrlCollector(mounted, make=make, remove=remove)
+    assert len(list(collector.start(TARGET))) == 3
+    assert sorted(os.listdir(f"{mounted}{FOLDER}/mon_groups")) == ["keep", ours]
+    collector.stop()
+    assert os.listdir(f"{mounted}{FOLDER}/mon_groups") == ["keep"]
+    assert collector.notes == []
 
 
 def test_the_probe_tells_what_is_missing(mounted: str, tmp_path: Path) -> None:

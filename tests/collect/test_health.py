@@ -12,6 +12,7 @@ import pytest
 from pytest_nriperf.collect.health import counter_facts, shared_counters
 from pytest_nriperf.doctor.check import Examined, Finding
 from pytest_nriperf.doctor.counters import COUNTER_CHECKS
+from pytest_nriperf.owner import own_tag
 from pytest_nriperf.topology import simulated_topology
 from tests.collect.test_perf_events import Opener, prepared
 from tests.pcm_double import Machine, PcmDouble
@@ -72,10 +73,23 @@ def test_where_there_are_no_hardware_events_nothing_is_shared_and_nothing_stays_
 
 
 def test_groups_that_were_left_come_with_the_command_that_removes_them(tmp_path: Path) -> None:
-    (tmp_path / "sys/fs/resctrl/mon_groups/nriperf-99999999-0").mkdir(parents=True)
+    whose = own_tag().removesuffix("-").rpartition("-")[0]
+    (tmp_path / f"sys/fs/resctrl/mon_groups/{whose}-1-0").mkdir(parents=True)
     facts = counter_facts("127.0.0.1:1", root=str(tmp_path), opener=none_shared, work_s=0)
     found = findings(facts)
-    assert found[-1].mend == "rmdir /sys/fs/resctrl/mon_groups/nriperf-99999999-0"
+    assert found[-1].mend == f"rmdir /sys/fs/resctrl/mon_groups/{whose}-1-0"
+
+
+def test_groups_of_pcm_are_told_where_no_server_answers(tmp_path: Path) -> None:
+    for cpu in range(3):
+        (tmp_path / f"sys/fs/resctrl/mon_groups/pcm{cpu}").mkdir(parents=True)
+    told = findings(counter_facts("127.0.0.1:1", root=str(tmp_path), opener=none_shared, work_s=0))[-1]
+    assert (told.check, told.level, told.sure) == ("resctrl groups", "notice", "possible")
+    assert told.found == "3 of PCM, and no PCM server answers"
+    assert told.mend.endswith("rmdir /sys/fs/resctrl/mon_groups/pcm[0-9]*")
+    with PcmDouble() as server:
+        alive = findings(counter_facts(server.url, root=str(tmp_path), opener=none_shared, work_s=0))
+    assert "resctrl groups" not in [each.check for each in alive]
 
 
 def test_of_a_snapshot_nothing_is_said() -> None:
