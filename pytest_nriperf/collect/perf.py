@@ -1,6 +1,7 @@
 """The `perf` collector: events of the measured tasks, and of memory controllers and energy meters where permitted.
 
-An event counts for every task of a replica, or it is left out and said: a sum over some tasks would be nonsense.
+An event counts for every task of every replica, or it is left out and said: a sum over some tasks would be nonsense,
+and so would a ratio of events that count different ones.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ import errno
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 
 from pytest_nriperf.collect.perf_event import CACHE, HARDWARE, SOFTWARE, Counter, Event, open_event, refusal
 from pytest_nriperf.collect.reading import Files
 from pytest_nriperf.collect.uncore import UncoreEvent, find_uncore
-from pytest_nriperf.seams import Availability, CounterRow, Target, TargetReplica
+from pytest_nriperf.seams import Availability, CounterRow, Target
 
 SOURCE = "perf"
 
@@ -30,6 +32,8 @@ EVENTS: dict[str, Event] = {
 }
 # What happens inside the kernel: an event for user space alone never sees it.
 IN_KERNEL = ("cpu_migrations", "context_switches")
+# Before the name of an event that may not be counted inside the kernel: another quantity, and another name.
+USER_SPACE = "user_"
 
 _ABSENT = (errno.ENOENT, errno.EOPNOTSUPP, errno.ENODEV, errno.EINVAL)
 
@@ -56,12 +60,19 @@ class PerfCollector:
         """Open every event once for this process, and close it."""
         gives: list[str] = []
         missing: dict[str, list[str]] = {}
+        limited: dict[str, list[str]] = {}
         for name, event in EVENTS.items():
             try:
-                os.close(self._opened(name, event, os.getpid()))
-                gives.append(name)
+                descriptor, refused = self._opened(name, event, os.getpid())
             except OSError as error:
                 missing.setdefault(refusal(error, self._files), []).append(name)
+                continue
+            os.close(descriptor)
+            gives.append(name)
+            if refused is not None:
+                limited.setdefault(refusal(refused, self._files), []).append(name)
+        for reason, names in limited.items():
+            missing.setdefault(reason, []).append(f"the kernel's part of {_together(names)}")
         for each in find_uncore(self._files):
             try:
                 os.close(self._open_event(each.event, -1, each.cpu))
@@ -76,9 +87,7 @@ class PerfCollector:
         self.notes = []
         self._target = target
         for name, event in EVENTS.items():
-            for each in target.replicas:
-                if each.pid is not None:
-                    self._open_for(name, event, each)
+            self._open(name, event)
         for uncore in find_uncore(self._files):
             try:
                 self._uncore.append((uncore, Counter(self._open_event(uncore.event, -1, uncore.cpu))))
@@ -103,40 +112,51 @@ class PerfCollector:
                 counter.close()
             self._counters, self._uncore = {}, []
 
-    def _open_for(self, name: str, event: Event, replica: TargetReplica) -> None:
-        """Open one event on all tasks of a replica, or on none."""
-        counters: list[Counter] = []
-        for task in self._files.names(f"/proc/{replica.pid}/task"):
-            try:
-                counters.append(Counter(self._opened(name, event, int(task))))
-            except ProcessLookupError:
-                continue
-            except OSError as error:
-                for counter in counters:
-                    counter.close()
-                # What the machine never had, `probe` has said.
-                if error.errno not in _ABSENT:
-                    self._note(f"no {name} ({refusal(error, self._files)})")
-                return
-        if counters:
-            self._counters[name, replica.replica] = counters
-
-    def _opened(self, name: str, event: Event, task: int) -> int:
+    def _open(self, name: str, event: Event) -> None:
+        """Open one event on all tasks of all replicas, or on none."""
+        opened: dict[int, list[Counter]] = {}
+        limited = False
         try:
-            return self._open_event(event, task, -1)
-        except PermissionError:
+            for replica in self._target.replicas:
+                tasks = () if replica.pid is None else self._files.names(f"/proc/{replica.pid}/task")
+                counters = opened.setdefault(replica.replica, [])
+                for task in tasks:
+                    try:
+                        descriptor, refused = self._opened(name, event, int(task))
+                    except ProcessLookupError:
+                        continue
+                    counters.append(Counter(descriptor))
+                    limited |= refused is not None
+        except OSError as error:
+            for counter in chain.from_iterable(opened.values()):
+                counter.close()
+            # What the machine never had, `probe` has said.
+            if error.errno not in _ABSENT:
+                self._note(f"no {name} ({refusal(error, self._files)})")
+            return
+        told = f"{USER_SPACE}{name}" if limited else name
+        self._counters.update({(told, replica): counters for replica, counters in opened.items() if counters})
+
+    def _opened(self, name: str, event: Event, task: int) -> tuple[int, OSError | None]:
+        """A descriptor of a task's event, and why it counts in user space only, if it does."""
+        try:
+            return self._open_event(event, task, -1), None
+        except PermissionError as error:
             if name in IN_KERNEL:
                 raise
-            return self._open_event(event, task, -1, user_only=True)
+            return self._open_event(event, task, -1, user_only=True), error
 
     def _task_rows(self) -> Iterator[CounterRow]:
-        for (name, replica), counters in self._counters.items():
-            total = sum(counter.read() for counter in counters)
-            now = self._clock()
-            if any(counter.waiting for counter in counters):
-                self._note(f"{name}: no counter was free for it (the NMI watchdog or another tool holds them)")
-                continue
-            yield CounterRow(now, now, SOURCE, name, "cumulative", total, "", replica=replica)
+        """Of every replica or of none: what has no counter on one of them is left out on all."""
+        read: dict[tuple[str, int], tuple[int, int]] = {}
+        for key, counters in self._counters.items():
+            read[key] = sum(counter.read() for counter in counters), self._clock()
+        waiting = {name for (name, _), counters in self._counters.items() if any(each.waiting for each in counters)}
+        for name in sorted(waiting):
+            self._note(f"{name}: no counter was free for it (the NMI watchdog or another tool holds them)")
+        for (name, replica), (total, now) in read.items():
+            if name not in waiting:
+                yield CounterRow(now, now, SOURCE, name, "cumulative", total, "", replica=replica)
 
     def _uncore_rows(self) -> Iterator[CounterRow]:
         """Sums over the units of a socket."""

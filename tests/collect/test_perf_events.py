@@ -143,8 +143,8 @@ def test_where_the_kernel_is_closed_user_space_is_counted_and_what_happens_in_th
     opener = Opener({HARDWARE: errno.EACCES, SOFTWARE: errno.EACCES, CACHE: errno.EACCES})
     collector = PerfCollector(opener=opener)
     names = {row.name for row in rows_of(collector)}
-    assert "cycles" in names
-    assert not names & {"cpu_migrations", "context_switches"}
+    assert {"user_cycles", "user_instructions", "user_page_faults"} <= names
+    assert not names & {"cycles", "instructions", "cpu_migrations", "context_switches"}
     assert any(
         note.startswith("no cpu_migrations (not permitted: kernel.perf_event_paranoid") for note in collector.notes
     )
@@ -164,6 +164,45 @@ def test_an_event_that_never_got_a_counter_gives_no_row() -> None:
     collector = PerfCollector(opener=Opener({}, values=((0, 5, 0), (0, 9, 0))))
     assert rows_of(collector) == []
     assert any("no counter was free" in note for note in collector.notes)
+
+
+def test_the_probe_says_once_that_the_kernels_part_is_not_counted(tmp_path: Path) -> None:
+    root = write_tree(tmp_path, {"/proc/sys/kernel/perf_event_paranoid": "2\n"})
+    opener = Opener({HARDWARE: errno.ENOENT, CACHE: errno.ENOENT, SOFTWARE: errno.EACCES})
+    found = PerfCollector(root, opener=opener).probe()
+    assert found.gives == ("page_faults",)
+    assert found.missing[1].startswith(
+        "cpu_migrations, context_switches, the kernel's part of page_faults (not permitted: kernel.perf_event_paranoid "
+    )
+
+
+TWO = Target(tuple(TargetReplica(number, pid, frozenset(), frozenset()) for number, pid in ((0, 7), (1, 9))))
+
+
+def test_an_event_that_one_replica_cannot_have_is_left_out_for_all_and_closed(tmp_path: Path) -> None:
+    root = write_tree(tmp_path, {f"/proc/{pid}/task/{task}/stat": "" for pid in (7, 9) for task in range(10)})
+    opener = Opener({})
+    # All cycles; of the instructions all of replica 0 and half of replica 1.
+    opener.left = 35
+    before = set(os.listdir("/proc/self/fd"))
+    collector = PerfCollector(root, opener=opener)
+    rows = rows_of(collector, TWO)
+    assert {(row.name, row.replica) for row in rows} == {("cycles", 0), ("cycles", 1)}
+    assert "no instructions (too many open files: raise `ulimit -n`)" in collector.notes
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_an_event_that_never_got_a_counter_on_one_replica_gives_no_row_of_any(tmp_path: Path) -> None:
+    def starved(event: Event, pid: int, cpu: int, *, user_only: bool = False) -> int:
+        never = pid == 9 and event == EVENTS["instructions"]
+        return prepared(*(((0, 5, 0), (0, 9, 0)) if never else ((5, 1, 1), (9, 2, 2))))
+
+    root = write_tree(tmp_path, {f"/proc/{pid}/task/{pid}/stat": "" for pid in (7, 9)})
+    collector = PerfCollector(root, opener=starved)
+    names = {(row.name, row.replica) for row in rows_of(collector, TWO)}
+    assert {("cycles", 0), ("cycles", 1)} <= names
+    assert not [name for name, _ in names if name == "instructions"]
+    assert any(note.startswith("instructions: no counter was free") for note in collector.notes)
 
 
 def test_the_probe_names_each_refusal_with_its_reason(tmp_path: Path) -> None:
