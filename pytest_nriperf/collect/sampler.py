@@ -93,8 +93,8 @@ class Sampler:
         while not self._wait(max(0, due - self._clock()) / 1e9):
             self._late_ns.append(max(0, self._clock() - due))
             for source in self._sources:
-                if source.alive and self._clock() >= source.rests_until:
-                    source.take(source.collector.sample)
+                if source.alive:
+                    source.sample()
             due += self._interval_ns * (1 + max(0, self._clock() - due) // self._interval_ns)
         self._meanwhile_cpu_ns = time.thread_time_ns() - meanwhile_cpu
         for source in self._sources:
@@ -126,16 +126,18 @@ class _Source:
         self._rows: list[CounterRow] = []
         self.alive = True
         self.busy = False
-        self.rests_until = 0
+        self._rests_until = 0
         self.cpu_ns = 0
         self._clock = clock
         self._in_a_row = 0
         self._failures: list[str] = []
         self._slowest_ns = 0
+        self._samples = 0
+        self._left_out = 0
 
     def take(self, reading: Callable[[], Iterable[CounterRow]]) -> None:
         """One reading; whatever it raises becomes a mark."""
-        begin, begin_cpu = self._clock(), time.thread_time_ns()
+        begin_cpu = time.thread_time_ns()
         self.busy = True
         found: list[CounterRow] = []
         try:
@@ -149,9 +151,18 @@ class _Source:
         self._rows.extend(found)
         self.busy = False
         self.cpu_ns += time.thread_time_ns() - begin_cpu
+
+    def sample(self) -> None:
+        """One reading meanwhile, unless the collector still rests from a slow one."""
+        self._samples += 1
+        begin = self._clock()
+        if begin < self._rests_until:
+            self._left_out += 1
+            return
+        self.take(self.collector.sample)
         took = self._clock() - begin
         self._slowest_ns = max(self._slowest_ns, took)
-        self.rests_until = begin + took + REST * took
+        self._rests_until = begin + took + REST * took
 
     def drain(self) -> list[CounterRow]:
         """The readings so far, once."""
@@ -162,6 +173,9 @@ class _Source:
     def said(self) -> list[str]:
         """What has to be known about its readings."""
         notes = list(dict.fromkeys(getattr(self.collector, "notes", ())))
+        if self._left_out:
+            out = f"{self._left_out} of {self._samples} samples left out"
+            notes.append(f"slow (up to {self._slowest_ns / 1e9:.2g} s a reading): {out}")
         if self._failures:
             count = len(self._failures)
             given_up = "" if self.alive else ", given up"

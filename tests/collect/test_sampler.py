@@ -139,7 +139,23 @@ def test_a_slow_collector_gets_a_fifth_of_the_time_and_the_others_stay_on_time()
     sampler = sampled(clock, slow, quick)
     assert slow.calls.count("sample") == 3
     assert quick.calls.count("sample") == 12
+    assert sampler.warnings == ["collector slow: slow (up to 1 s a reading): 9 of 12 samples left out"]
     assert "collector_slow_cpu_s" in sampler.cost
+
+
+def test_a_reading_before_the_run_that_takes_long_costs_no_sample_of_it() -> None:
+    clock = Clock(ticks=3)
+    source = Source(clock)
+    start = source.start
+
+    def walk_pages(target: Target) -> Iterable[CounterRow]:
+        clock.now_ns += 3_000_000_000
+        return start(target)
+
+    source.start = walk_pages  # type: ignore[method-assign]
+    sampler = sampled(clock, source)
+    assert source.calls == ["start", *["sample"] * 3, "stop"]
+    assert sampler.warnings == []
 
 
 def test_ticks_that_were_missed_are_not_made_up_for_and_lateness_is_recorded() -> None:
