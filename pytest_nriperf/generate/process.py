@@ -102,6 +102,8 @@ class WorkerGenerator:
         self._state: list[_Replica] = []
         self._parts: dict[tuple[int, int], list[Message]] = {}
         self._said: set[str] = set()
+        # Why the memory was not read, in the order of time, each once; until the next run's warnings say it.
+        self._unread: dict[str, None] = {}
         self._shown: list[int] = []
 
     def load(self, grant: Grant) -> Sequence[WorkerInfo]:
@@ -170,19 +172,24 @@ class WorkerGenerator:
         )
 
     def reference_load(self) -> list[CounterRow]:
-        """The short reference load in all replicas at once: memory read bandwidth and a small matrix product."""
+        """The short reference load in all replicas at once: memory read bandwidth and a small matrix product.
+
+        What a replica has no figure of is left out of all: their sum would be that of some. The next run's warnings
+        say why there is no bandwidth.
+        """
         rows: list[CounterRow] = []
         pending = [(link, link.post("reference")) for link in self._links]
-        for number, answer in enumerate(wait_for(pending, Patience(START_TIMEOUT_S))):
-            for name, unit in (("memory_bandwidth", "B/s"), ("matrix_product", "FLOP/s")):
-                if answer[name] is None:
-                    continue
-                stamp = answer["t_ns"]
-                rows.append(
-                    CounterRow(
-                        stamp, stamp + answer["took_ns"], "reference", name, "gauge", answer[name], unit, replica=number
-                    )
-                )
+        answers = wait_for(pending, Patience(START_TIMEOUT_S))
+        for name, unit in (("memory_bandwidth", "B/s"), ("matrix_product", "FLOP/s")):
+            if any(answer[name] is None for answer in answers):
+                continue
+            for number, answer in enumerate(answers):
+                begin, end = answer["t_ns"], answer["t_ns"] + answer["took_ns"]
+                rows.append(CounterRow(begin, end, "reference", name, "gauge", answer[name], unit, replica=number))
+        for number, answer in enumerate(answers):
+            if answer["memory_bandwidth"] is None:
+                why = answer.get("missing") or "no reason given"
+                self._unread[f"replica {number}: the reference load has no memory bandwidth ({why})"] = None
         return rows
 
     def read(self, path: str, replica: int = 0) -> bytes | None:
@@ -284,7 +291,8 @@ class WorkerGenerator:
             self._notice(message["stage"])
 
     def _run_data(self, ready: list[Message], done: list[Message], counters: list[CounterRow]) -> RunData:
-        data = RunData([], TokenEvents(), counters=counters)
+        data = RunData([], TokenEvents(), counters=counters, warnings=list(self._unread))
+        self._unread = {}
         for number, state in enumerate(self._state):
             for message in sorted(state.rows, key=lambda row: row["request"]):
                 stamps, tokens = state.events.get(message["request"], ([], []))

@@ -12,9 +12,12 @@ import pytest
 
 from pytest_nriperf.generate.archive import worker_archive
 from pytest_nriperf.generate.child import files, model_files, reference
+from pytest_nriperf.generate.child.caches import cache_parts, memory_left
 from pytest_nriperf.generate.child.engine import Engine, EngineError
 from pytest_nriperf.generate.child.protocol import Outbox, decode
 from pytest_nriperf.generate.child.recorder import Recorder
+from pytest_nriperf.units import parse_cpus
+from tests.collect.trees import write_tree
 
 
 def test_a_recorder_counts_rows_and_never_the_prompt() -> None:
@@ -85,6 +88,65 @@ def test_a_reference_load_without_time_gives_no_figure(monkeypatch: pytest.Monke
     monkeypatch.setattr(reference, "BUDGET_NS", 0)
     found = reference.reference_load([0, 1], Engine().multiply)
     assert (found["memory_bandwidth"], found["matrix_product"]) == (None, None)
+    assert found["missing"].startswith("no time to read buffers of ")
+
+
+def caches(root: Path, sizes: dict[str, tuple[str, str]]) -> str:
+    """CPUs -> the last-level cache that those share (size, what shares it), each with an L2 of its own below it."""
+    for cpus, (size, shared) in sizes.items():
+        for cpu in parse_cpus(cpus):
+            for index, (level, bytes_, list_) in enumerate((("2", "2048K", str(cpu)), ("3", size, shared))):
+                folder = root / f"cpu{cpu}/cache/index{index}"
+                folder.mkdir(parents=True)
+                for name, text in (("level", level), ("size", bytes_), ("shared_cpu_list", list_)):
+                    (folder / name).write_text(f"{text}\n")
+    return str(root)
+
+
+def test_a_cpu_alone_on_a_large_cache_has_all_of_it_to_leave(tmp_path: Path) -> None:
+    root = caches(tmp_path, {"0-3": ("107520K", "0-3")})
+    assert cache_parts([1], root) == {1: 105 << 20}
+    assert cache_parts([0, 1, 2, 3], root) == dict.fromkeys(range(4), (105 << 20) // 4)
+    alone = reference.buffers_for(cache_parts([1], root), memory=64 << 30)[1]
+    assert alone.size == 210 << 20
+    assert alone.enough > 105 << 20
+
+
+def test_cpus_on_caches_of_their_own_have_one_each(tmp_path: Path) -> None:
+    root = caches(tmp_path, {f"{8 * ccx}": ("32768K", f"{8 * ccx}-{8 * ccx + 7}") for ccx in range(8)})
+    cpus = list(range(0, 64, 8))
+    assert cache_parts(cpus, root) == dict.fromkeys(cpus, 32 << 20)
+    assert cache_parts([90, 91], root) == {90: 16 << 20, 91: 16 << 20}
+
+
+def test_where_a_buffer_that_leaves_the_caches_has_no_room_there_is_a_reason_and_no_figure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert all(each.size < each.enough for each in reference.buffers_for({0: 504 << 20}, memory=64 << 30).values())
+    monkeypatch.setattr(reference, "memory_left", lambda: 32 << 20)
+    monkeypatch.setattr(reference, "cache_parts", lambda cpus: dict.fromkeys(cpus, 16 << 20))
+    found = reference.reference_load([0], Engine().multiply)
+    assert found["memory_bandwidth"] is None
+    assert found["missing"] == "buffers of 8 MiB, all that there is room for, would stay in the caches"
+
+
+def test_the_memory_that_is_left_is_that_of_the_tightest_cgroup_above_us(tmp_path: Path) -> None:
+    files = {
+        "proc/meminfo": "MemTotal: 9999 kB\nMemAvailable: 1024 kB\n",
+        "proc/self/cgroup": "0::/pod/box\n",
+        "sys/fs/cgroup/pod/memory.max": "300000\n",
+        "sys/fs/cgroup/pod/memory.current": "250000\n",
+        "sys/fs/cgroup/pod/memory.stat": "anon 1\ninactive_file 20000\nactive_file 3000\n",
+        "sys/fs/cgroup/pod/box/memory.max": "max\n",
+        "sys/fs/cgroup/pod/box/memory.current": "250000\n",
+    }
+    root = write_tree(tmp_path, {f"/{name}": text for name, text in files.items()})
+    assert memory_left(root) == 73_000
+    write_tree(tmp_path, {"/proc/self/cgroup": "4:memory:/a\n"})
+    assert memory_left(root) == 1 << 20
+    write_tree(tmp_path, {"/sys/fs/cgroup/memory/memory.limit_in_bytes": "9000"})
+    write_tree(tmp_path, {"/sys/fs/cgroup/memory/memory.usage_in_bytes": "2000"})
+    assert memory_left(root) == 7000
 
 
 def test_memory_that_one_thread_could_not_touch_in_time_is_not_read() -> None:

@@ -14,29 +14,50 @@ import statistics
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
+
+from pytest_nriperf.generate.child.caches import cache_parts, memory_left
+from pytest_nriperf.units import format_bytes
 
 # Wall time of a whole load, whatever else runs on the machine: with one before and one after a run below half a second.
 BUDGET_NS = 230_000_000
 READ_NS = 70_000_000
 MULTIPLY_NS = 40_000_000
-LARGEST_BUFFER = 64 << 20
+SMALLEST_BUFFER, LARGEST_BUFFER = 8 << 20, 512 << 20
+# All buffers together take at most this part of the memory that is left.
+MEMORY_PART = 4
 _CHUNK = 1 << 20
 _STEP = 4 << 20
+
+
+class Buffer(NamedTuple):
+    """A thread's buffer: its size in bytes, and how much of it has to be read for the caches to be left."""
+
+    size: int
+    enough: int
+
+
+class MemoryRead(NamedTuple):
+    """Bytes per second that all threads read together, bytes of the largest buffer, and why there is no figure."""
+
+    bandwidth: float | None
+    buffer_bytes: int
+    missing: str
 
 
 def reference_load(cpus: list[int], multiply: Callable[[], tuple[str, int]]) -> dict[str, Any]:
     """Read bandwidth (bytes per second, all CPUs together) and matrix products (operations per second).
 
-    Whichever found no time on a machine that is too busy is None.
+    Whichever found no time on a machine that is too busy is None; `missing` says why there is no read bandwidth.
     """
     started = time.perf_counter_ns()
     deadline = started + BUDGET_NS
-    bandwidth, size = read_bandwidth(cpus, deadline - MULTIPLY_NS)
+    read = read_bandwidth(cpus, deadline - MULTIPLY_NS)
     what, rate = multiply_rate(multiply, min(deadline, time.perf_counter_ns() + MULTIPLY_NS))
     return {
-        "memory_bandwidth": bandwidth,
-        "buffer_bytes": size,
+        "memory_bandwidth": read.bandwidth,
+        "buffer_bytes": read.buffer_bytes,
+        "missing": read.missing,
         "matrix_product": rate,
         "matrix": what,
         "t_ns": started,
@@ -44,24 +65,47 @@ def reference_load(cpus: list[int], multiply: Callable[[], tuple[str, int]]) -> 
     }
 
 
-def read_bandwidth(cpus: list[int], deadline_ns: int) -> tuple[float | None, int]:
-    """Bytes per second that one thread a CPU read together, and the size of each buffer.
+def read_bandwidth(cpus: list[int], deadline_ns: int) -> MemoryRead:
+    """What one thread a CPU reads from memory, all at the same time.
 
     Each thread passes over its buffer until the time is up. The figure is the median over ten slices of the time, so
-    that one interruption does not move it; None where buffers that miss the caches could not be made in time.
+    that one interruption does not move it. There is none where the buffers would not leave the caches: what the caches
+    give would be taken for the memory's.
     """
-    size = _buffer_size(len(cpus))
+    buffers = buffers_for(cache_parts(cpus), memory_left())
+    largest = max(buffers.values())
+    if any(each.size < each.enough for each in buffers.values()):
+        return MemoryRead(
+            None,
+            largest.size,
+            f"buffers of {format_bytes(largest.size)}, all that there is room for, would stay in the caches",
+        )
     barrier = threading.Barrier(len(cpus))
     passes: list[list[tuple[int, int]]] = [[] for _ in cpus]
     threads = [
-        threading.Thread(target=_read, args=(cpu, size, deadline_ns, barrier, done), daemon=True)
+        threading.Thread(target=_read, args=(cpu, buffers[cpu], deadline_ns, barrier, done), daemon=True)
         for cpu, done in zip(cpus, passes)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return _rate(passes), size
+    rate = _rate(passes)
+    missing = f"no time to read buffers of {format_bytes(largest.size)}, which leave the caches" if rate is None else ""
+    return MemoryRead(rate, largest.size, missing)
+
+
+def buffers_for(parts: dict[int, int], memory: int) -> dict[int, Buffer]:
+    """CPU -> buffer, given each CPU's part of the cache and the bytes of memory that are left.
+
+    Twice the part; three quarters of that are enough. A buffer of just the part's size would stay there.
+
+    >>> buffers_for({0: 105 << 20}, memory=64 << 30)[0].size >> 20
+    210
+    """
+    most = min(LARGEST_BUFFER, memory // MEMORY_PART // len(parts))
+    wanted = {cpu: max(2 * part, SMALLEST_BUFFER) for cpu, part in parts.items()}
+    return {cpu: Buffer(min(size, most), size * 3 // 4) for cpu, size in wanted.items()}
 
 
 def multiply_rate(multiply: Callable[[], tuple[str, int]], deadline_ns: int) -> tuple[str, float | None]:
@@ -76,18 +120,7 @@ def multiply_rate(multiply: Callable[[], tuple[str, int]], deadline_ns: int) -> 
     return what, statistics.median(warm) if warm else None
 
 
-def _buffer_size(threads: int) -> int:
-    """Twice this thread's part of the last-level cache, at least 8 MiB, at most what can be touched in time."""
-    cache = 32 << 20
-    try:
-        with open("/sys/devices/system/cpu/cpu0/cache/index3/size") as file:
-            cache = int(file.read().strip().rstrip("K")) << 10
-    except (OSError, ValueError):
-        pass
-    return min(max(2 * cache // threads, 8 << 20), LARGEST_BUFFER)
-
-
-def _read(cpu: int, size: int, deadline_ns: int, barrier: threading.Barrier, done: list[tuple[int, int]]) -> None:
+def _read(cpu: int, buffer: Buffer, deadline_ns: int, barrier: threading.Barrier, done: list[tuple[int, int]]) -> None:
     """Touch a buffer from this CPU, wait for the others, then read it until the time is up."""
     with contextlib.suppress(OSError):
         os.sched_setaffinity(0, {cpu})
@@ -95,15 +128,14 @@ def _read(cpu: int, size: int, deadline_ns: int, barrier: threading.Barrier, don
     memchr.restype = ctypes.c_void_p
     memchr.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
     # Not a ctypes array: those are filled with zeros at once, one thread after the other.
-    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory = mmap.mmap(-1, buffer.size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-    touched = _touch(address, size, deadline_ns - READ_NS)
+    touched = _touch(address, buffer.size, deadline_ns - READ_NS)
     try:
         barrier.wait(max(0.0, (deadline_ns - time.perf_counter_ns()) / 1e9))
     except threading.BrokenBarrierError:
         return
-    # Half of it is as large as this thread's part of the cache: with less, the cache would be measured.
-    if touched < size // 2:
+    if touched < buffer.enough:
         return
     end = min(time.perf_counter_ns() + READ_NS, deadline_ns)
     while True:
