@@ -19,8 +19,10 @@ import numpy as np
 from pytest_nriperf.counters import (
     COUNTERS,
     CounterTable,
+    IntervalValues,
     Window,
     counter_views,
+    interval_values,
     interval_view,
     per_run_counters,
 )
@@ -363,11 +365,11 @@ class Measurement:
         reasons = {name: next(iter(each.values())) for name, each in found.reasons.items() if name not in metrics}
         return CounterMetrics(metrics, reasons=reasons)
 
-    def counters_between(self, run: int, start_ns: int, end_ns: int) -> dict[str, float]:
-        """Counter metrics over an interval of a run, such as a request's submit to end; NaN where undefined."""
+    def counters_between(self, run: int, start_ns: int, end_ns: int) -> IntervalValues:
+        """Counter metrics over an interval of a run, such as a request's submit to end; NaN where undefined, for what
+        the result's `reasons` say."""
         window = Window(start_ns, end_ns)
-        found = per_run_counters([interval_view(self.document, run, window, self.tokens, self._counter_table)])
-        return {name: found.values.get(name, {}).get(run, float("nan")) for name in COUNTERS}
+        return interval_values(interval_view(self.document, run, window, self.tokens, self._counter_table))
 
     @cached_property
     def _counter_table(self) -> CounterTable:

@@ -349,6 +349,14 @@ class Generator(Protocol):
         """End every process. May be called twice and after any failure."""
 
 
+@runtime_checkable
+class ReadsMemory(Protocol):
+    """A generator whose engines can be asked how fast their CPUs read memory and multiply, in all replicas at once."""
+
+    def reference_load(self) -> list[CounterRow]:
+        """The short reference load of loaded engines: source `reference`."""
+
+
 # ----------------------------------------------------------------------------------------- meanwhile: collect
 
 

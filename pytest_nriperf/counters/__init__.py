@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from pytest_nriperf.counters.definitions import COUNTERS, CounterKind
-from pytest_nriperf.counters.runs import RunValues, counter_views, interval_view, per_run_counters
+from pytest_nriperf.counters.runs import (
+    IntervalValues,
+    RunValues,
+    counter_views,
+    interval_values,
+    interval_view,
+    per_run_counters,
+)
 from pytest_nriperf.counters.series import CounterTable, Series, Undefined, Window
 from pytest_nriperf.counters.timeline import Timeline, timelines
 from pytest_nriperf.counters.view import RunView
@@ -12,6 +19,7 @@ __all__ = [
     "COUNTERS",
     "CounterKind",
     "CounterTable",
+    "IntervalValues",
     "RunValues",
     "RunView",
     "Series",
@@ -19,6 +27,7 @@ __all__ = [
     "Undefined",
     "Window",
     "counter_views",
+    "interval_values",
     "interval_view",
     "per_run_counters",
     "timelines",

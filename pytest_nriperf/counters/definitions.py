@@ -89,7 +89,17 @@ def _pcm_frequency(view: RunView) -> float:
 
 
 def _perf_frequency(view: RunView) -> float:
+    """Cycles of user space alone do not do: time on a CPU has the kernel's part in it."""
     return _share(view.rate("perf", "cycles"), view.rate("proc", "on_cpu_time") / 1e9, "time on a CPU")
+
+
+def _of_tasks(part: str, whole: str, what: str) -> tuple[Reading, Reading]:
+    """The ratio of two perf events; where the kernel may not be counted, that of user space alone."""
+
+    def ratio(space: str) -> Reading:
+        return lambda view: _share(view.rate("perf", f"{space}{part}"), view.rate("perf", f"{space}{whole}"), what)
+
+    return ratio(""), ratio("user_")
 
 
 def _pcm_remote(view: RunView) -> float:
@@ -174,20 +184,31 @@ def _system_interrupts(view: RunView) -> float:
 
 
 def _attained(view: RunView) -> float:
-    """Bytes a second that decoding had to read, over what the reference load read a second on the same CPUs."""
+    """Bytes a second that decoding had to read, over what the reference load read a second on the same CPUs.
+
+    Of an input embedding that is not tied to the output a token reads one row, so that it is left out of the weights
+    where the recording says how much that is.
+    """
+    weights = view.facts.get("weight_bytes_per_token")
     needed = bytes_per_token(
-        view.fact("weight_bytes"), view.facts.get("kv_bytes_per_token", 0.0), view.fact("context_tokens")
+        view.fact("weight_bytes") if weights is None else weights,
+        view.facts.get("kv_bytes_per_token", 0.0),
+        view.fact("context_tokens"),
     )
     bandwidth = _reference(view)
     return _share(view.fact("decoded_tokens_per_second") * needed, bandwidth, "reference load")
 
 
 def _reference(view: RunView) -> float:
-    """Bytes per second that the reference load read, all replicas together, in the median over its readings."""
+    """Bytes per second that the reference load read, all replicas together, in the median over its readings; where
+    there is none beside the run, what was measured once in the balloon."""
     found = view.table.series(view.run, "reference", "memory_bandwidth")
-    if not found:
-        raise Undefined("no reference load was run beside it")
-    return float(sum(np.median(series.value) for series in found))
+    if found:
+        return float(sum(np.median(series.value) for series in found))
+    once = view.facts.get("read_bandwidth")
+    if once is None:
+        raise Undefined("no reference load gave a memory bandwidth")
+    return once
 
 
 def _gauge(source: str, name: str) -> Reading:
@@ -237,7 +258,7 @@ COUNTERS: dict[str, CounterKind] = {
         "instructions per cycle of the visible CPUs",
         (
             _pcm_ipc,
-            lambda view: _share(view.rate("perf", "instructions"), view.rate("perf", "cycles"), "cycles"),
+            *_of_tasks("instructions", "cycles", "cycles"),
         ),
     ),
     "frequency": CounterKind(
@@ -257,9 +278,7 @@ COUNTERS: dict[str, CounterKind] = {
                 + view.rate("pcm", "L3_Cache_Hits", view.on_visible),
                 "loads",
             ),
-            lambda view: _share(
-                view.rate("perf", "last_level_load_misses"), view.rate("perf", "last_level_loads"), "loads"
-            ),
+            *_of_tasks("last_level_load_misses", "last_level_loads", "loads"),
         ),
     ),
     "l3_occupancy": CounterKind(

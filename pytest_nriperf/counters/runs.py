@@ -11,7 +11,7 @@ import numpy as np
 from pytest_nriperf.counters.definitions import COUNTERS
 from pytest_nriperf.counters.roofline import mean_context
 from pytest_nriperf.counters.series import CounterTable, Undefined, Window
-from pytest_nriperf.counters.view import RunView, cpus_of, model_facts
+from pytest_nriperf.counters.view import RunView, cpus_of, known_facts
 from pytest_nriperf.units import NANOSECONDS
 
 
@@ -38,13 +38,31 @@ def per_run_counters(views: Sequence[RunView]) -> RunValues:
     return RunValues({name: found for name, found in values.items() if found}, reasons)
 
 
+class IntervalValues(dict[str, float]):
+    """Every counter metric over an interval, NaN where it is undefined; `reasons` says why it is."""
+
+    def __init__(self, values: Mapping[str, float], reasons: Mapping[str, str]) -> None:
+        super().__init__({name: values.get(name, float("nan")) for name in COUNTERS})
+        self.reasons = dict(reasons)
+
+
+def interval_values(view: RunView) -> IntervalValues:
+    """The counter metrics of one view."""
+    found = per_run_counters([view])
+    values = {name: each[view.run] for name, each in found.values.items()}
+    reasons = {name: each[view.run] for name, each in found.reasons.items()}
+    if not values and not reasons:
+        reasons = dict.fromkeys(COUNTERS, f"nothing was collected in run {view.run}")
+    return IntervalValues(values, reasons)
+
+
 def counter_views(
     document: Mapping[str, Any], runs: Sequence[int], requests: Any, counters: Any | CounterTable
 ) -> list[RunView]:
     """The runs of a recording, from its document and its Arrow tables of requests and counters."""
     table = counters if isinstance(counters, CounterTable) else CounterTable.from_arrow(counters)
     visible, siblings = cpus_of(document)
-    facts = model_facts(document)
+    facts = known_facts(document)
     columns = {name: requests[name].to_pylist() for name in ("run", "phase", "status")}
     numbers = {
         name: requests[name].fill_null(-1).to_numpy()
@@ -75,7 +93,7 @@ def interval_view(
     t_ns, number, n = (tokens[name].to_numpy() for name in ("t_ns", "run", "n"))
     inside = (number == run) & (t_ns > window.start_ns) & (t_ns <= window.end_ns)
     visible, siblings = cpus_of(document)
-    return RunView(table, run, window, int(n[inside].sum()), visible, siblings, model_facts(document))
+    return RunView(table, run, window, int(n[inside].sum()), visible, siblings, known_facts(document))
 
 
 def _decoding(work: Mapping[str, Any], streams: int) -> dict[str, float]:

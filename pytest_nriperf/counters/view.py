@@ -15,7 +15,8 @@ from pytest_nriperf.units import parse_cpus
 class RunView:
     """`window` is the measured part of the run, `tokens` were put out in it; `visible` and `siblings` are the CPUs
     that the engines may run on and those that are allocated and hidden. `facts` hold what a recording's document says
-    of the model (`weight_bytes`, `kv_bytes_per_token`) and of the work (`context_tokens`, `replicas`)."""
+    of the model (`weight_bytes`, `weight_bytes_per_token`, `kv_bytes_per_token`), of the CPUs (`read_bandwidth`) and of
+    the work (`context_tokens`, `decoded_tokens_per_second`)."""
 
     table: CounterTable
     run: int
@@ -100,11 +101,15 @@ def cpus_of(document: Mapping[str, Any]) -> tuple[frozenset[int], frozenset[int]
     return frozenset(visible), frozenset(allocated - visible)
 
 
-def model_facts(document: Mapping[str, Any]) -> dict[str, float]:
-    """What the document says of the model in bytes."""
-    model = _mapping(document, "model")
-    names = ("weight_bytes", "kv_bytes_per_token")
-    return {name: float(model[name]) for name in names if isinstance(model.get(name), int | float)}
+def known_facts(document: Mapping[str, Any]) -> dict[str, float]:
+    """What the document says of the model in bytes, and of the bytes that its balloon's CPUs read a second.
+
+    >>> known_facts({"model": {"weight_bytes": 7, "name": "x"}, "balloon": {"read_bandwidth": 2e10}})
+    {'weight_bytes': 7.0, 'read_bandwidth': 20000000000.0}
+    """
+    names = {"model": ("weight_bytes", "weight_bytes_per_token", "kv_bytes_per_token"), "balloon": ("read_bandwidth",)}
+    found = {name: _mapping(document, part).get(name) for part in names for name in names[part]}
+    return {name: float(value) for name, value in found.items() if isinstance(value, int | float)}
 
 
 def _cpus(value: Any) -> frozenset[int]:

@@ -78,6 +78,8 @@ class Bench:
         check_limits(settings.disturbances)
         self._session: Session | None = None
         self._measured: dict[str, int] = {}
+        # Visible CPUs of each replica -> bytes per second that they read from memory, None where that gave no figure.
+        self.read_bandwidths: dict[tuple[frozenset[int], ...], float | None] = {}
         self._undo = contextlib.ExitStack()
         self.broken_off = False
         self.notes: dict[str, Any] = {}

@@ -21,6 +21,7 @@ from pytest_nriperf.seams import (
     CounterRow,
     Generator,
     Progress,
+    ReadsMemory,
     RunData,
     Target,
     TargetReplica,
@@ -51,6 +52,20 @@ class Engines:
         grant = self.balloon.grant
         return [grant.verify(info.replica, info.stream) for info in self.infos if info.stream is not None]
 
+    def read_memory_once(self) -> None:
+        """Let the recording know what the balloon's CPUs read from memory a second: the reference load, once a session
+        and balloon, where none brackets the runs. Pairs have none by default, and neither has a made-up engine."""
+        subject, bench, place = self.subject, self.subject.bench, self.balloon.visible
+        bracketed = subject.options.reference or subject.variant
+        if bracketed or not bench.reference_wanted(subject.choice, gated=True):
+            return
+        if place not in bench.read_bandwidths and isinstance(self.generator, ReadsMemory):
+            found = [row.value for row in self.generator.reference_load() if row.name == "memory_bandwidth"]
+            bench.read_bandwidths[place] = sum(found) if found else None
+        bandwidth = bench.read_bandwidths.get(place)
+        if bandwidth is not None:
+            subject.document["balloon"]["read_bandwidth"] = bandwidth
+
     def measure(self, progress: Callable[[Progress], None], rendezvous: Callable[[], None] = no_rendezvous) -> RunData:
         """The work of the subject; `rendezvous` is called between its warm-up and its measured requests."""
         workload = self.subject.workload
@@ -71,6 +86,8 @@ def record_run(run: int, engines: Sequence[Engines], tracker: Tracker) -> None:
     """One run of all these engines at the same time, each written into its subject's recording."""
     bench = engines[0].subject.bench
     verified = [each.verify() for each in engines]
+    for each in engines:
+        each.read_memory_once()
     began_ns = time.perf_counter_ns()
     sampler = bench.counting.sampler(_target(engines), bench.settings.sample_hz)
     with sampler:

@@ -9,6 +9,7 @@ import pytest
 
 from pytest_nriperf.cli import main
 from pytest_nriperf.collect.pcm import PcmCollector
+from pytest_nriperf.counters import COUNTERS
 from pytest_nriperf.metrics import Measurement
 from pytest_nriperf.recording import write_document, write_run
 from pytest_nriperf.report.counters import counter_remarks
@@ -91,8 +92,17 @@ def test_any_interval_of_a_run_can_be_asked(tmp_path: Path) -> None:
     assert whole["run_queue_wait"] == pytest.approx(m.pcm.run_queue_wait.per_run[0], rel=1e-6)
     short = m.counters_between(1, first["submit_ns"], first["submit_ns"] + 1000)
     assert short["run_queue_wait"] != short["run_queue_wait"]
+    assert short.reasons["run_queue_wait"].endswith("two are needed: raise --nri-sample-hz")
+    assert set(short.reasons) | {name for name in short if short[name] == short[name]} == set(COUNTERS)
     half = m.counters_between(1, second["submit_ns"], second["end_ns"])
     assert half["run_queue_wait"] == pytest.approx(0.01 / 1.01)
+
+
+def test_an_interval_of_a_run_without_counters_says_that_nothing_was_collected(tmp_path: Path) -> None:
+    m = Measurement.from_recording(record(tmp_path / "a", 5, counters=False))
+    found = m.counters_between(1, 0, 10**9)
+    assert found["ipc"] != found["ipc"]
+    assert found.reasons["ipc"] == "nothing was collected in run 1"
 
 
 def test_the_live_table_shows_each_socket(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -128,6 +128,17 @@ def test_cycles_of_the_tasks_give_the_clock_while_they_work(proc: RunView) -> No
     assert value("ipc", view(rows)) == pytest.approx(1 / 3)
 
 
+def test_cycles_of_user_space_alone_give_no_clock_but_ratios() -> None:
+    """A fifth of the time in the kernel: 2.4e9 of 3e9 cycles a second are seen, the clock is still 3 GHz."""
+    rows = steady("perf", {"user_cycles": 2.4e9, "user_instructions": 1.2e9}) + steady("proc", {"on_cpu_time": 1e9})
+    rows += steady("perf", {"user_last_level_loads": 100, "user_last_level_load_misses": 25})
+    with pytest.raises(Undefined, match="perf does not count cycles here"):
+        value("frequency", view(rows))
+    assert value("frequency", view(rows + level("proc", "cpu_frequency", 3e9, cpu=0))) == pytest.approx(3e9)
+    assert value("ipc", view(rows)) == pytest.approx(0.5)
+    assert value("l3_miss_share", view(rows)) == pytest.approx(0.25)
+
+
 def test_throttles_are_counted_around_the_run_one_is_one_too_many() -> None:
     rows = steady("proc", {"core_throttles": 0}, cpu=0) + steady("proc", {"package_throttles": 0.1}, socket=0)
     assert value("thermal_throttles", view(rows)) == 1
@@ -150,6 +161,22 @@ def test_the_share_of_the_memory_roofline_that_is_attained() -> None:
     with pytest.raises(Undefined, match="no reference load"):
         value("bandwidth_attained", view([], facts=facts))
     assert limit(40e9, bytes_per_token(1e9, 1e6, mean_context(50.0, 100.0))) == pytest.approx(40e9 / 1.1e9)
+
+
+def test_an_input_embedding_of_its_own_is_not_read_for_a_token() -> None:
+    rows = level("reference", "memory_bandwidth", 20e9, replica=0)
+    model = {"weight_bytes": 1.5e9, "weight_bytes_per_token": 1e9}
+    facts = {**model, "context_tokens": 1.0, "decoded_tokens_per_second": 10.0}
+    assert value("bandwidth_attained", view(rows, facts=facts)) == pytest.approx(0.5)
+    del facts["weight_bytes_per_token"]
+    assert value("bandwidth_attained", view(rows, facts=facts)) == pytest.approx(0.75)
+
+
+def test_without_a_load_beside_the_run_the_one_of_the_balloon_counts() -> None:
+    facts = {"weight_bytes": 1e9, "context_tokens": 1.0, "decoded_tokens_per_second": 10.0, "read_bandwidth": 40e9}
+    assert value("bandwidth_attained", view([], facts=facts)) == pytest.approx(0.25)
+    beside = view(level("reference", "memory_bandwidth", 20e9, replica=0), facts=facts)
+    assert value("bandwidth_attained", beside) == pytest.approx(0.5)
 
 
 def test_a_run_too_short_for_its_readings_says_what_to_do(pcm: RunView) -> None:
