@@ -2,15 +2,16 @@
 
 A counter *stands out* between two sides of run values when
 
-1. it moved by at least FLOOR of its size; a share of time or traffic by at least POINTS (of one), since a share near
-   nothing doubles easily; a count that was nothing to at least ONE (a second, or in a run);
+1. it moved by at least FLOOR of its size; a share of time or traffic, also seconds a second, by at least POINTS (of
+   one, or of itself where it is more), since a share near nothing doubles easily; a count that was nothing to at least
+   ONE (a second, or in a run);
 2. the medians lie further apart than the ranges of both sides together, WIDER times that with less than four runs
    on a side: with normal noise of 3 % on every counter, something stands out by chance in about one comparison in a
    hundred. A side of one run has no range: there FLOOR_ALONE and POINTS_ALONE hold, and it is said.
 
-A sentence on the cause is said for counters that stand out in the direction that harms, unless the metric itself stands
-out as better; for the other direction, unless it stands out as worse, the same sentences say what is gone. Counters
-that stand out without a known meaning are listed all the same.
+A sentence on the cause is said for counters that stand out in the direction that harms, unless the metric got better;
+for the other direction, unless it got worse, the same sentences say what is gone. Which it got says its verdict, and
+without one whether it stands out itself. Counters that stand out without a known meaning are listed all the same.
 Nothing stands out: nothing is said.
 """
 
@@ -30,6 +31,8 @@ FLOOR = 0.05
 POINTS = 0.02
 ONE = 1.0
 WIDER = {2: 10.0, 3: 2.5}
+# Of one: what is well at nothing. Times a second, summed over CPUs, can be more than one.
+SHARES = ("share", "s/s")
 FLOOR_ALONE = 0.25
 POINTS_ALONE = 0.10
 
@@ -75,17 +78,17 @@ class Moved:
         name = self.name.replace("_", " ")
         if self.unit == "share":
             return f"{name} {format_percent(self.before, digits=0)} -> {format_percent(self.after, digits=0)}"
-        if self.before <= 0 or self.after <= 0:
+        if self.unit in SHARES or self.before <= 0 or self.after <= 0:
             return f"{name} {format_value(self.before, self.unit)} -> {format_value(self.after, self.unit)}"
         return f"{name} {format_percent(self.after / self.before - 1, signed=True, digits=0)}"
 
     @property
     def size(self) -> float:
         """How far it moved, for sorting: the logarithm of its ratio, for shares of the ratio of what is left."""
-        if self.unit == "share":
+        if self.unit in SHARES:
             return abs(self.after - self.before)
         low, high = sorted((abs(self.before), abs(self.after)))
-        return math.log(high / low) if low > 0 else math.inf
+        return math.log(high) - math.log(low) if low > 0 else math.inf
 
 
 @dataclass(frozen=True)
@@ -111,10 +114,11 @@ class Explanation:
         return f"{self.metric} {format_percent(self.effect, signed=True, digits=0)}, {self.counters}"
 
 
-def explain(metric: str, before: Values, after: Values) -> Explanation | None:
+def explain(metric: str, before: Values, after: Values, outcome: str = "") -> Explanation | None:
     """The counters that moved with `metric` between two sides of run values; None when none stands out.
 
-    Both sides map metric names (latency metrics and counters) to one value a run.
+    Both sides map metric names (latency metrics and counters) to one value a run. `outcome` is the metric's verdict,
+    `worse` or `better`, where there is one.
 
     >>> before = {"tpot": [0.050, 0.051, 0.050], "remote_share": [0.02, 0.02, 0.03]}
     >>> after = {"tpot": [0.056, 0.055, 0.056], "remote_share": [0.31, 0.30, 0.33]}
@@ -127,7 +131,7 @@ def explain(metric: str, before: Values, after: Values) -> Explanation | None:
     old, new = _median(before.get(metric, ())), _median(after.get(metric, ()))
     effect = new / old - 1 if old else float("nan")
     alone = all(min(len(_finite(side.get(each.name, ()))) for side in (before, after)) < 2 for each in moved)
-    return Explanation(metric, effect, moved, _causes(moved, _direction(metric, before, after)), alone)
+    return Explanation(metric, effect, moved, _causes(moved, outcome or _direction(metric, before, after)), alone)
 
 
 def standing_out(before: Values, after: Values) -> tuple[Moved, ...]:
@@ -153,12 +157,12 @@ def run_values(measurement: Measurement) -> dict[str, list[float]]:
 def _stands_out(old: Sequence[float], new: Sequence[float], unit: str) -> bool:
     a, b = _median(old), _median(new)
     alone = min(len(old), len(new)) < 2
-    if unit == "share":
-        far = abs(b - a) >= (POINTS_ALONE if alone else POINTS)
+    if unit in SHARES:
+        far = abs(b - a) >= (POINTS_ALONE if alone else POINTS) * max(1.0, min(a, b))
     elif min(a, b) <= 0:
         far = abs(b - a) >= ONE
     else:
-        far = abs(math.log(b / a)) >= math.log1p(FLOOR_ALONE if alone else FLOOR)
+        far = abs(math.log(b) - math.log(a)) >= math.log1p(FLOOR_ALONE if alone else FLOOR)
     width = WIDER.get(min(len(old), len(new)), 1.0)
     return far and abs(b - a) > width * (max(old) - min(old) + max(new) - min(new))
 

@@ -57,11 +57,12 @@ def described(test: str, day: int) -> Mapping[str, Any]:
     }
 
 
-def run_of(gap_ms: float) -> tuple[list[RequestRow], TokenEvents]:
-    """Two requests of one replica with constant gaps."""
+def run_of(gap_ms: float, first: float = 1.0) -> tuple[list[RequestRow], TokenEvents]:
+    """Two requests of one replica with constant gaps; the first token comes after `first` gaps."""
     rows, tokens, start = [], TokenEvents(), 1_000_000_000
     for number in range(2):
-        stamps = [start + round(gap_ms * 1e6) * (step + 1) for step in range(TOKENS)]
+        gap = round(gap_ms * 1e6)
+        stamps = [start + round(gap * first) + gap * step for step in range(TOKENS)]
         tokens.add(0, number, [start, *stamps], [0, *[1] * TOKENS])
         rows.append(
             RequestRow(0, number, "measure", "p", None, start, stamps[0], stamps[-1], stamps[-1] + 1, 4, TOKENS)

@@ -63,6 +63,21 @@ def test_a_count_that_began_at_nothing_is_shown_from_where_to_where() -> None:
     assert text == "tpot +11 %, major faults 0 1/s -> 305 1/s: memory is short: pages come from the disk"
 
 
+def test_a_new_cpu_limit_that_holds_back_half_the_time_is_named() -> None:
+    text = explained(throttled_time=([0.0, 0.0, 0.0], [0.5, 0.52, 0.48]))
+    assert text == "tpot +11 %, throttled time 0 s/s -> 0.500 s/s: a CPU limit holds the engines back"
+    assert explained(throttled_time=([0.0, 0.0, 0.0], [0.01, 0.01, 0.01])) == ""
+    assert explained(throttled_time=([3.0, 3.0, 3.0], [3.03, 3.03, 3.03])) == ""
+
+
+def test_a_verdict_says_the_direction_where_the_metric_does_not_stand_out_itself() -> None:
+    noisy = ([0.050, 0.056, 0.047], [0.049, 0.054, 0.046])
+    before = {"tpot": noisy[0], "remote_share": WRONG_NODE[0]}
+    after = {"tpot": noisy[1], "remote_share": WRONG_NODE[1]}
+    assert "wrong node" in str(explain("tpot", before, after, "worse"))
+    assert str(explain("tpot", before, after, "better")).endswith("remote share 2 % -> 31 %")
+
+
 @pytest.mark.parametrize(
     "values",
     [

@@ -113,15 +113,17 @@ def _with_reason(verdict: Verdict, measurement: Measurement) -> Verdict:
 
 
 def _explained(verdicts: Sequence[Verdict], before: Sequence[SessionRecord], now: SessionRecord) -> tuple[Verdict, ...]:
-    """The verdicts, the first that is worse or better with the counters that moved with it."""
-    changed = next((verdict for verdict in verdicts if verdict.outcome in ("worse", "better")), None)
-    if changed is None:
-        return tuple(verdicts)
-    names = [*COUNTERS, changed.metric]
-    values = {name: [value for record in before for value in record.values(name)] for name in names}
-    found = explain(changed.metric, values, {name: now.values(name) for name in names})
-    text = "" if found is None else found.counters
-    return tuple(replace(each, explanation=text) if each is changed else each for each in verdicts)
+    """The verdicts, each that is worse or better with the counters that moved with it."""
+
+    def with_counters(verdict: Verdict) -> Verdict:
+        if verdict.outcome not in ("worse", "better"):
+            return verdict
+        names = [*COUNTERS, verdict.metric]
+        values = {name: [value for record in before for value in record.values(name)] for name in names}
+        found = explain(verdict.metric, values, {name: now.values(name) for name in names}, verdict.outcome)
+        return verdict if found is None else replace(verdict, explanation=found.counters)
+
+    return tuple(map(with_counters, verdicts))
 
 
 def _stored(verdict: Verdict) -> Verdict:

@@ -6,21 +6,23 @@ from pathlib import Path
 
 import pytest
 
-from pytest_nriperf.baselines import BaselineStore
+from pytest_nriperf.baselines import BaselineStore, Verdict
 from pytest_nriperf.experiment.judging import Judged, judge_measurement
 from pytest_nriperf.marks import GateMark
 from pytest_nriperf.metrics import Measurement
 from pytest_nriperf.recording import write_document, write_run
+from pytest_nriperf.report.terminal import failure_message
 from pytest_nriperf.seams import CounterRow
 from pytest_nriperf.settings import RunPlan, Settings
 from tests.recorded import described, run_of
 
 
-def measured(folder: Path, gap_ms: float, remote: int, day: int) -> Measurement:
+def measured(folder: Path, gap_ms: float, remote: int, day: int, ttft: float = 1.0) -> Measurement:
+    """Eight runs. `ttft`: the time to the first token in gaps."""
     folder.mkdir(parents=True)
     write_document(folder, {**described("suites/test_chat.py::test_chat", day), "simulated": True})
     for run in range(1, 9):
-        rows, tokens = run_of(gap_ms + run / 1000)
+        rows, tokens = run_of(gap_ms + run / 1000, ttft)
         begin, end = rows[0].submit_ns, max(row.end_ns or 0 for row in rows)
         found = [
             CounterRow(t, t, "proc", name, "gauge", size, "B", replica=0)
@@ -61,6 +63,25 @@ def test_where_no_counter_moved_nothing_is_said(tmp_path: Path, store: BaselineS
     judged(measured(tmp_path / "s1/t", 40.0, 0, 1), store)
     slower = judged(measured(tmp_path / "s2/t", 48.0, 0, 2), store)
     assert (slower.verdicts[0].outcome, slower.verdicts[0].explanation) == ("worse", "")
+
+
+def test_each_changed_verdict_is_explained_in_its_own_direction(tmp_path: Path, store: BaselineStore) -> None:
+    """The first token comes sooner and the others later: the better verdict does not take the worse one's cause."""
+
+    def verdicts(folder: str, gap_ms: float, remote: int, day: int, ttft: float) -> dict[str, Verdict]:
+        gate, settings = GateMark(("ttft", "itl"), None, None), Settings(accept="missing", runs=RunPlan(8, 8))
+        measurement = measured(tmp_path / folder, gap_ms, remote, day, ttft)
+        found = judge_measurement(
+            measurement, gate.metrics, gate, store=store, settings=settings, gated_metrics=2, accept=True
+        )
+        return {verdict.metric: verdict for verdict in found.verdicts}
+
+    verdicts("s1/t", 40.0, 2, 1, ttft=1.0)
+    found = verdicts("s2/t", 48.0, 31, 2, ttft=0.5)
+    assert {name: verdict.outcome for name, verdict in found.items()} == {"ttft": "better", "itl": "worse"}
+    assert found["itl"].explanation == "remote memory share 2 % -> 31 %: pages are on the wrong node"
+    assert found["ttft"].explanation == "remote memory share 2 % -> 31 %"
+    assert "with it moved: remote memory share" in failure_message([found["itl"]], "somewhere")
 
 
 def test_a_share_that_was_nothing_can_be_gated(tmp_path: Path, store: BaselineStore) -> None:
