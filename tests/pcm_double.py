@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from types import TracebackType
 from typing import Any
 
@@ -28,6 +28,10 @@ LINKS = 3
 PCIE = ("Read Bytes", "Write Bytes", "PCIRdCur", "ItoM", "ItoMCacheNear", "UCRdF", "WiL", "WCiL", "WCiLF")
 TSC_HZ = 2_000_000_000
 NO_HEADROOM = -2147483648
+# Of the counters, what is none: as it is also where differences are served.
+GAUGES = ("L3 Cache Occupancy",)
+# Answers on one connection, after which it is closed.
+MOST_ANSWERS = 100
 
 
 @dataclass
@@ -35,6 +39,7 @@ class Machine:
     """Counters at a time: `busy` tells how much of the full rate a CPU has, the rest is per socket.
 
     `version` "202302" lacks what came later; `zero` are names printed as 0 since this machine cannot count them;
+    `offline` CPUs count nothing, and their ratios are 0/0;
     `invalid` CPUs have an invalid L3 occupancy.
     """
 
@@ -51,6 +56,7 @@ class Machine:
     remote_mib: int = 200
     zero: frozenset[str] = frozenset()
     invalid: frozenset[int] = frozenset()
+    offline: frozenset[int] = frozenset()
     repeated_cores: bool = False
     offset: int = 1_000_000_000_000
 
@@ -58,12 +64,16 @@ class Machine:
         """Linux number: first threads of all cores, then the second ones."""
         return thread * self.sockets * self.cores + socket_ * self.cores + core
 
+    def share(self, cpu: int) -> float:
+        """Of the full rate."""
+        return 0.0 if cpu in self.offline else self.busy(cpu)
+
     def _count(self, name: str, rate: float, seconds: float) -> int:
         return 0 if name in self.zero else self.offset + round(rate * seconds)
 
     def thread_counters(self, cpu: int, t_us: int) -> dict[str, int]:
         """Counters of one hardware thread `t_us` microseconds after boot."""
-        seconds, share = t_us / 1e6, self.busy(cpu)
+        seconds, share = t_us / 1e6, self.share(cpu)
         counters = {name: self._count(name, rate * share, seconds) for name, rate in THREAD_RATES.items()}
         counters["L3 Cache Occupancy"] = 2**64 - 1 if cpu in self.invalid else 21_504
         counters["Invariant TSC"] = round(TSC_HZ * seconds)
@@ -72,7 +82,7 @@ class Machine:
 
     def bandwidth_counters(self, cpu: int, t_us: int) -> dict[str, int]:
         """RDT's cumulative MiB of one hardware thread."""
-        seconds, share = t_us / 1e6, self.busy(cpu)
+        seconds, share = t_us / 1e6, self.share(cpu)
         both = {"Local Memory Bandwidth": self.local_mib, "Remote Memory Bandwidth": self.remote_mib}
         return {name: 0 if name in self.zero else int(1000 + rate * share * seconds) for name, rate in both.items()}
 
@@ -113,6 +123,10 @@ class Machine:
             counters[f"Utilization Outgoing Data And Non-Data Traffic On Link {link}"] = 0.0
         return counters
 
+    def sleeping(self, t_us: int) -> int:
+        """Ticks that each core, and each package, slept in its deepest state since boot."""
+        return t_us // 10
+
     def core_label(self, core: int) -> int:
         """The number that a core bears; versions before 202502 can give one number to two cores of a socket."""
         return core // 2 if self.repeated_cores else core
@@ -124,6 +138,45 @@ class Machine:
             for core in range(self.cores)
             for thread in range(self.threads)
         ]
+
+
+@dataclass
+class LastSeconds(Machine):
+    """What `/persecond` tells of a machine: by how much its counters grew in so many seconds, gauges as they are. PCIe
+    counters stay as they are too."""
+
+    seconds: int = 1
+
+    @classmethod
+    def of(cls, machine: Machine, seconds: int) -> LastSeconds:
+        """The same machine."""
+        return cls(**{each.name: getattr(machine, each.name) for each in fields(machine)}, seconds=seconds)
+
+    def _grown(self, read: Callable[[int], dict[str, Any]], t_us: int) -> dict[str, Any]:
+        now, before = read(t_us), read(t_us - self.seconds * 1_000_000)
+        return {name: value if name in GAUGES else value - before[name] for name, value in now.items()}
+
+    def thread_counters(self, cpu: int, t_us: int) -> dict[str, int]:
+        """Growth of one hardware thread's."""
+        whole = super().thread_counters
+        return self._grown(lambda t: whole(cpu, t), t_us)
+
+    def bandwidth_counters(self, cpu: int, t_us: int) -> dict[str, int]:
+        """Growth of RDT's."""
+        whole = super().bandwidth_counters
+        return self._grown(lambda t: whole(cpu, t), t_us)
+
+    def uncore(self, t_us: int) -> dict[str, int | float]:
+        """Growth of one socket's."""
+        return self._grown(super().uncore, t_us)
+
+    def links(self, t_us: int) -> dict[str, int | float]:
+        """Growth of the traffic between sockets; utilisation is a share."""
+        return self._grown(super().links, t_us)
+
+    def sleeping(self, t_us: int) -> int:
+        """Growth of the time asleep."""
+        return super().sleeping(t_us) - super().sleeping(t_us - self.seconds * 1_000_000)
 
 
 def added(parts: list[dict[str, int]]) -> dict[str, int]:
@@ -144,15 +197,19 @@ def text(machine: Machine, t_us: int, interval_us: int | None = None) -> str:
             place = f'socket="{socket_}",core="{machine.core_label(core)}",thread="{thread}"'
             lines.append(f"OS_ID{{{place}}} {cpu}")
             counters, bandwidth = machine.thread_counters(cpu, t_us), machine.bandwidth_counters(cpu, t_us)
-            lines.extend(_block(place + ',source="core"', counters, 38, bandwidth))
+            raw = {0: counters["Clock Unhalted Ref"], 6: machine.sleeping(t_us)}
+            ratio = "-nan" if cpu in machine.offline else ""
+            lines.extend(_block(place + ',source="core"', counters, 38, raw, bandwidth, ratio))
             parts.append({**counters, **bandwidth})
         lines.append(f"# Uncore Counters Socket {socket_}")
         lines.extend(_lines(f'socket="{socket_}",source="uncore"', machine.uncore(t_us)))
-        lines.extend(_cstates(f'socket="{socket_}",source="uncore"', 0))
+        lines.extend(_cstates(f'socket="{socket_}",source="uncore"', {0: 0, 6: machine.sleeping(t_us)}))
         lines.append(f"# Core Counters Aggregate Socket {socket_}")
         total = added(parts)
         bandwidth = {name: total.pop(name) for name in list(total) if "Bandwidth" in name}
-        lines.extend(_block(f'socket="{socket_}",aggregate="socket",source="core"', total, NO_HEADROOM, bandwidth))
+        raw = {0: total["Clock Unhalted Ref"], 6: machine.sleeping(t_us)}
+        place = f'socket="{socket_}",aggregate="socket",source="core"'
+        lines.extend(_block(place, total, NO_HEADROOM, raw, bandwidth))
         whole.append({**total, **bandwidth})
     lines.append("# UPI/QPI Counters")
     for socket_ in range(machine.sockets):
@@ -161,7 +218,8 @@ def text(machine: Machine, t_us: int, interval_us: int | None = None) -> str:
     lines.append("# Core Counters Aggregate System")
     total = added(whole)
     bandwidth = {name: total.pop(name) for name in list(total) if "Bandwidth" in name}
-    lines.extend(_block('aggregate="system",source="core"', total, NO_HEADROOM, bandwidth))
+    raw = {0: total["Clock Unhalted Ref"], 6: machine.sleeping(t_us)}
+    lines.extend(_block('aggregate="system",source="core"', total, NO_HEADROOM, raw, bandwidth))
     lines.append("# Uncore Counters Aggregate System")
     system = {name: value * machine.sockets for name, value in machine.uncore(t_us).items()}
     lines.extend(_lines('aggregate="system",source="uncore"', system))
@@ -173,18 +231,25 @@ def text(machine: Machine, t_us: int, interval_us: int | None = None) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _block(place: str, counters: dict[str, int], headroom: int, bandwidth: dict[str, int]) -> Iterator[str]:
+def _block(
+    place: str,
+    counters: dict[str, int],
+    headroom: int,
+    raw: dict[int, int],
+    bandwidth: dict[str, int],
+    ratio: str = "",
+) -> Iterator[str]:
     yield from _lines(place, counters)
     yield from _lines(place, {"Thermal Headroom": headroom})
-    yield from _cstates(place, counters["Clock Unhalted Ref"])
+    yield from _cstates(place, raw, ratio)
     yield from _lines(place, bandwidth)
 
 
-def _cstates(place: str, reference: int) -> Iterator[str]:
+def _cstates(place: str, raw: dict[int, int], ratio: str = "") -> Iterator[str]:
+    """`raw` ticks by state; `ratio` instead of the shares of time where there are none."""
     for index in range(11):
-        raw = {0: reference, 6: 5_000_000}.get(index, 0)
-        yield f'CStateResidency{{{place},index="{index}"}} {0.25 if index < 2 else 0:.3f}'
-        yield f'RawCStateResidency{{{place},index="{index}"}} {raw}'
+        yield f'CStateResidency{{{place},index="{index}"}} {ratio or f"{0.25 if index < 2 else 0:.3f}"}'
+        yield f'RawCStateResidency{{{place},index="{index}"}} {raw.get(index, 0)}'
 
 
 def _lines(place: str, counters: dict[str, Any]) -> Iterator[str]:
@@ -193,7 +258,7 @@ def _lines(place: str, counters: dict[str, Any]) -> Iterator[str]:
         yield f"{name.replace(' ', '_').replace('-', '_')}{{{place}}} {shown}"
 
 
-def document(machine: Machine, t_us: int) -> str:
+def document(machine: Machine, t_us: int, interval_us: int | None = None) -> str:
     """The JSON document `t_us` after boot, with the server's own line ends."""
     sockets = []
     for socket_ in range(machine.sockets):
@@ -215,7 +280,8 @@ def document(machine: Machine, t_us: int) -> str:
         uncore = {"Object": "ServerUncore", "Uncore Counters": machine.uncore(t_us)}
         sockets.append({"Object": "Socket", "Socket ID": socket_, "Cores": cores, "Uncore": uncore})
     links = {f"QPI Counters Socket {each}": machine.links(t_us) for each in range(machine.sockets)}
-    root = {"Interval us": t_us, "Object": "SystemRoot", "Number of sockets": machine.sockets, "Sockets": sockets}
+    interval = t_us if interval_us is None else interval_us
+    root = {"Interval us": interval, "Object": "SystemRoot", "Number of sockets": machine.sockets, "Sockets": sockets}
     return json.dumps({**root, "QPI/UPI Links": links}, indent=2, separators=(",", " : ")).replace("\n", "\r\n")
 
 
@@ -276,8 +342,9 @@ class PcmDouble:
     def _serve(self, connection: socket.socket) -> None:
         with connection:
             try:
-                while self._answer(connection):
-                    pass
+                for _ in range(MOST_ANSWERS):
+                    if not self._answer(connection):
+                        break
             except OSError:
                 pass
             finally:
@@ -323,7 +390,7 @@ class PcmDouble:
             return "500 Internal Server Error", "text/plain", b"500"
         if fault == "garbage":
             return "200 OK", PROMETHEUS, b"\x00\xff garbage {\n"
-        machine = Machine(offset=0) if fault == "restart" else self.machine
+        machine = replace(self.machine, offset=0) if fault == "restart" else self.machine
         accepted = _accepted(headers.get("Accept", ""))
         now = self.clock_us()
         if path == "/metrics":
@@ -343,14 +410,16 @@ class PcmDouble:
         return "404 Not Found", "text/plain", b"404 Unknown path."
 
     def _persecond(self, path: str, accepted: str, machine: Machine, now: int) -> tuple[str, str, bytes]:
-        seconds = path[len("/persecond") :].strip("/")
-        if seconds and not (seconds.isdigit() and 1 <= int(seconds) <= 30):
+        asked = path[len("/persecond") :].strip("/")
+        if asked and not (asked.isdigit() and 1 <= int(asked) <= 30):
             return "400 Bad Request", "text/plain", b"400 Bad Request. Seconds must be 1 to 30."
         if not accepted:
             return "406 Not Acceptable", "text/plain", b"406 Not Acceptable."
+        seconds = int(asked or 1)
+        last = LastSeconds.of(machine, seconds)
         if accepted == "json":
-            return "200 OK", JSON, document(machine, now).encode()
-        return "200 OK", PROMETHEUS, text(machine, now, interval_us=1_000_000).encode()
+            return "200 OK", JSON, document(last, now, interval_us=seconds * 1_000_000).encode()
+        return "200 OK", PROMETHEUS, text(last, now, interval_us=seconds * 1_000_000).encode()
 
 
 def _accepted(header: str) -> str:

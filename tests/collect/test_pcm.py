@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import http.client
+import itertools
 import json
+import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pytest_nriperf.collect.pcm import Address, PcmCollector, fetch
+from pytest_nriperf.counters import COUNTERS, CounterTable, RunView, Undefined, Window
 from pytest_nriperf.errors import CollectorError, UsageError
 from pytest_nriperf.seams import CounterRow, Target, TargetReplica
 from tests.pcm_double import Machine, PcmDouble
@@ -146,6 +150,36 @@ def test_after_a_fault_the_next_reading_works() -> None:
         assert list(collector.sample()) != []
 
 
+def test_a_server_that_restarts_costs_one_pair_of_readings_and_no_rate() -> None:
+    """Its counters begin anew in the middle of a run: the pair that falls is left out, the rest has the true rates."""
+    stamps = itertools.count(10**9, 10**6)
+    with PcmDouble(clock_us=lambda: next(stamps), fault=lambda number: "restart" if number > 9 else "") as server:
+        collector = PcmCollector(server.url, here=False, clock=Steps())
+        rows = list(collector.start(TARGET))
+        for _ in range(20):
+            rows += collector.sample()
+        rows += collector.stop()
+    assert collector.notes == []
+    table = CounterTable.from_rows(rows)
+    begin, end = min(row.t_ns for row in rows), max(row.t_ns for row in rows)
+    (reads,) = [each for each in table.series(1, "pcm", "DRAM_Reads") if each.scope["socket"] == 0]
+    assert (reads.growth < 0).sum() == 1
+    run = RunView(table, 1, Window(begin, end), 1, visible=frozenset({0, 2}))
+    assert COUNTERS["memory_read_bandwidth"].value(run) == pytest.approx(2 * 22.8e9, rel=1e-6)
+    assert COUNTERS["ipc"].value(run) == pytest.approx(4.0 / 3.1)
+    short = replace(run, window=Window(begin + 8 * 10**9, begin + 12 * 10**9))
+    with pytest.raises(Undefined, match="readings cover 75% of the interval"):
+        COUNTERS["memory_read_bandwidth"].value(short)
+
+
+def test_shares_that_are_no_number_on_a_cpu_that_is_off_reach_no_reading() -> None:
+    with PcmDouble(Machine(offline=frozenset({1}))) as server:
+        assert b"-nan" in ask(server, "/metrics", {})[2]
+        rows = list(PcmCollector(server.url).start(TARGET))
+    assert rows != []
+    assert all(math.isfinite(row.value) for row in rows)
+
+
 def test_the_watchdog_that_takes_a_counter_is_recorded_before_and_after(tmp_path: Path) -> None:
     file = tmp_path / "proc/sys/kernel/nmi_watchdog"
     file.parent.mkdir(parents=True)
@@ -225,6 +259,45 @@ def test_the_double_knows_methods_and_kept_connections() -> None:
             response.read()
             assert response.getheader("Keep-Alive") == "timeout=10, max=100"
         connection.close()
+
+
+def values_of(body: bytes) -> dict[str, float]:
+    """Each line of a text by its name with labels."""
+    lines = [line.rpartition(" ") for line in body.decode().splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, _, value in lines}
+
+
+def test_the_double_serves_what_grew_in_the_last_seconds() -> None:
+    with PcmDouble(clock_us=lambda: 10**9) as server:
+        second, three = (values_of(ask(server, path, TEXT)[2]) for path in ("/persecond", "/persecond/3"))
+        since_boot = values_of(ask(server, "/metrics", {})[2])
+        parsed = json.loads(ask(server, "/persecond/3", JSON)[2])
+    reads, occupancy = 'DRAM_Reads{socket="0",source="uncore"}', "L3_Cache_Occupancy"
+    assert (second["Measurement_Interval_in_us"], three["Measurement_Interval_in_us"]) == (1e6, 3e6)
+    assert (second[reads], three[reads]) == (22.8e9, 3 * 22.8e9)
+    assert since_boot[reads] > 1e13
+    assert parsed["Interval us"] == 3_000_000
+    assert parsed["Sockets"][0]["Uncore"]["Uncore Counters"]["DRAM Reads"] == 3 * 22_800_000_000
+    assert three['Package_Joules_Consumed{socket="0",source="uncore"}'] == 3 * 248.0
+    gauges = {name: value for name, value in three.items() if name.startswith((occupancy, "OS_ID"))}
+    assert gauges
+    assert gauges.items() <= since_boot.items()
+    assert {value for name, value in three.items() if "PCIe" in name} == {4096 * 1e9}
+
+
+def test_the_double_closes_a_kept_connection_after_a_hundred_answers() -> None:
+    def ask_again() -> None:
+        connection.request("GET", "/", headers={"Connection": "keep-alive"})
+        connection.getresponse().read()
+
+    with PcmDouble() as server:
+        connection = http.client.HTTPConnection(server.url.partition("://")[2], timeout=10)
+        for _ in range(100):
+            ask_again()
+        with pytest.raises(ConnectionError):
+            ask_again()
+        connection.close()
+        assert len(server.requests) == 100
 
 
 @pytest.mark.parametrize("clock", [Steps()])
