@@ -75,12 +75,17 @@ def has_memory() -> frozenset[int]:
     return numbers((_NODE / "has_memory").read_text())
 
 
+def state(pid: int) -> str:
+    """The letter of a process's state, empty when it is not there."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return ""
+
+
 def alive(pid: int) -> bool:
     """Whether a process is there and not a zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
+    return state(pid) not in ("", "Z")
 
 
 def is_root() -> bool:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -45,8 +45,13 @@ def holder() -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
 
 def gone(pids: list[int]) -> bool:
     """Whether processes end, given that a killed owner's workers have a moment to notice."""
+    return soon(lambda: not any(kernel.alive(pid) for pid in pids))
+
+
+def soon(holds: Callable[[], bool]) -> bool:
+    """Whether something comes to hold."""
     deadline = time.monotonic() + _PATIENCE_S
-    while any(kernel.alive(pid) for pid in pids):
+    while not holds():
         if time.monotonic() > deadline:
             return False
         time.sleep(0.05)
@@ -86,6 +91,8 @@ def test_a_worker_that_outlives_its_killed_owner_is_ended_by_the_next_start() ->
     with holder() as (process, workers):
         for worker in workers:
             os.kill(worker, signal.SIGSTOP)
+        # A signal takes effect when its process is next on a CPU; until then it may read the end of its input.
+        assert soon(lambda: all(kernel.state(worker) == "T" for worker in workers))
         process.kill()
         process.wait()
         assert all(kernel.alive(worker) for worker in workers)
