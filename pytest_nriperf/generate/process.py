@@ -186,10 +186,13 @@ class WorkerGenerator:
             for number, answer in enumerate(answers):
                 begin, end = answer["t_ns"], answer["t_ns"] + answer["took_ns"]
                 rows.append(CounterRow(begin, end, "reference", name, "gauge", answer[name], unit, replica=number))
+        unread: dict[str, list[str]] = {}
         for number, answer in enumerate(answers):
             if answer["memory_bandwidth"] is None:
-                why = answer.get("missing") or "no reason given"
-                self._unread[f"replica {number}: the reference load has no memory bandwidth ({why})"] = None
+                unread.setdefault(answer.get("missing") or "no reason given", []).append(str(number))
+        for why, replicas in unread.items():
+            who = f"replica{'s' if len(replicas) > 1 else ''} {', '.join(replicas)}"
+            self._unread[f"{who}: the reference load has no memory bandwidth ({why})"] = None
         return rows
 
     def read(self, path: str, replica: int = 0) -> bytes | None:
