@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,23 @@ def thread_environment(threads: int) -> dict[str, str]:
         "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
         "PYTHONUNBUFFERED": "1",
     }
+
+
+def unread(answers: Sequence[Message]) -> Iterator[str]:
+    """Why reference loads, one of each replica, gave no memory bandwidth: a line for each reason.
+
+    >>> list(unread([{"memory_bandwidth": None, "missing": "no time"}, {"memory_bandwidth": 2e10}]))
+    ['replica 0: the reference load has no memory bandwidth (no time)']
+    >>> list(unread([{"memory_bandwidth": None, "missing": "no time"}] * 2))
+    ['replicas 0, 1: the reference load has no memory bandwidth (no time)']
+    """
+    reasons: dict[str, list[str]] = {}
+    for number, answer in enumerate(answers):
+        if answer["memory_bandwidth"] is None:
+            reasons.setdefault(answer.get("missing") or "no reason given", []).append(str(number))
+    for why, replicas in reasons.items():
+        who = f"replica{'s' if len(replicas) > 1 else ''} {', '.join(replicas)}"
+        yield f"{who}: the reference load has no memory bandwidth ({why})"
 
 
 @dataclass
@@ -186,13 +203,7 @@ class WorkerGenerator:
             for number, answer in enumerate(answers):
                 begin, end = answer["t_ns"], answer["t_ns"] + answer["took_ns"]
                 rows.append(CounterRow(begin, end, "reference", name, "gauge", answer[name], unit, replica=number))
-        unread: dict[str, list[str]] = {}
-        for number, answer in enumerate(answers):
-            if answer["memory_bandwidth"] is None:
-                unread.setdefault(answer.get("missing") or "no reason given", []).append(str(number))
-        for why, replicas in unread.items():
-            who = f"replica{'s' if len(replicas) > 1 else ''} {', '.join(replicas)}"
-            self._unread[f"{who}: the reference load has no memory bandwidth ({why})"] = None
+        self._unread |= dict.fromkeys(unread(answers))
         return rows
 
     def read(self, path: str, replica: int = 0) -> bytes | None:
