@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from pytest_nriperf.atomic import replaced, sync_folder
 from pytest_nriperf.errors import RecordingError
 
 if TYPE_CHECKING:
@@ -214,31 +214,14 @@ def write_json(path: Path, value: Mapping[str, Any], *, durable: bool = True) ->
 
 
 def _replace(path: Path, write: Callable[[Path], None], *, durable: bool) -> None:
-    """Let `write` fill a temporary file beside `path`, bring it to the disk, then give it the name."""
-    temporary = path.with_name(f".{path.name}.partial")
+    """Let `write` fill a file that then takes the name `path`."""
     try:
-        write(temporary)
-        if durable:
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
-        temporary.replace(path)
-        if durable:
-            sync_folder(path.parent)
+        with replaced(path, durable=durable) as temporary:
+            write(temporary)
     except OSError as error:
         raise RecordingError(
             f"{path} cannot be written: {error.strerror or error}", "make room or name another folder with --nri-out"
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def sync_folder(folder: Path) -> None:
-    """Bring the names in a folder to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def plain(value: Any) -> Any:

@@ -20,8 +20,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from pytest_nriperf.atomic import sync_folder
 from pytest_nriperf.errors import RecordingError
-from pytest_nriperf.recording import DOCUMENT, FORMAT, plain, read_json, sync_folder, write_json
+from pytest_nriperf.recording import DOCUMENT, FORMAT, plain, read_json, write_json
 
 SESSION = "session.json"
 CELLS = "cells.jsonl"

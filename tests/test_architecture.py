@@ -28,7 +28,7 @@ LAYERS: list[set[str]] = [
     {"recording", "balloons"},
     {"topology"},
     {"settings"},
-    {"units", "owner"},
+    {"units", "owner", "atomic"},
     {"errors"},
     {"__init__"},
 ]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import gzip
 import json
 import os
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from pytest_nriperf.atomic import replaced
 from pytest_nriperf.errors import ProvisionError
 from pytest_nriperf.topology import FILES, Topology, read_topology_from
 
@@ -107,9 +107,8 @@ class TopologyCache:
         path = self._path(node)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-                file.write(gzip.compress(json.dumps(dict(files)).encode()))
-            Path(file.name).replace(path)
+            with replaced(path) as temporary:
+                temporary.write_bytes(gzip.compress(json.dumps(dict(files)).encode()))
         except OSError:
             return
 

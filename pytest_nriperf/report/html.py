@@ -14,6 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from pytest_nriperf.atomic import replaced
 from pytest_nriperf.report import figures
 from pytest_nriperf.report.contents import Contents
 from pytest_nriperf.report.live_dots import LiveDots
@@ -40,12 +41,8 @@ def write_report(contents: Contents, path: Path) -> int:
     """Write the page; returns its size in bytes."""
     page = render(contents).encode("utf-8")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
+    with replaced(path) as temporary:
         temporary.write_bytes(page)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return len(page)
 
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import gzip
 import io
-import os
 import re
 import tarfile
 import zlib
 from pathlib import Path
 
+from pytest_nriperf.atomic import replaced
 from pytest_nriperf.errors import TopologyError
 from pytest_nriperf.topology.sysfs import CPU_FOLDER, FILES, NODE_FOLDER, Read
 
@@ -77,12 +77,10 @@ def write_snapshot(file: Path, sysfs: Path = Path("/sys")) -> int:
                 contents[f"sys/{path.relative_to(sysfs)}"] = _steady(path.name, content)
     if not contents:
         raise TopologyError(f"{sysfs} holds no topology", "give the folder of a sysfs tree, for example /sys")
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        temporary.write_bytes(_pack(contents))
-        temporary.replace(file)
+        with replaced(file) as temporary:
+            temporary.write_bytes(_pack(contents))
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise TopologyError(f"{file} cannot be written: {error.strerror}", "give another file name") from error
     return len(contents)
 
