@@ -136,7 +136,8 @@ def _stored(verdict: Verdict) -> Verdict:
 def _doubt(record: SessionRecord) -> str:
     """What speaks against a session that was stored."""
     count = len(record.remarks)
-    return f", but {count} of its runs were disturbed: accept a quieter session with --restart" if count else ""
+    were = "was" if count == 1 else "were"
+    return f", but {count} of its runs {were} disturbed: accept a quieter session with --restart" if count else ""
 
 
 def _newest(baseline: Baseline | None, session: str) -> Sequence[SessionRecord]:
