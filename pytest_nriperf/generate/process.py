@@ -121,7 +121,7 @@ class WorkerGenerator:
         self._said: set[str] = set()
         # Why the memory was not read, in the order of time, each once; until the next run's warnings say it.
         self._unread: dict[str, None] = {}
-        self._shown: list[int] = []
+        self._visible: list[frozenset[int]] = []
 
     def load(self, grant: Grant) -> Sequence[WorkerInfo]:
         """Start every replica and load the model in all of them at the same time."""
@@ -133,7 +133,7 @@ class WorkerGenerator:
             launch = Launch(worker_archive(), environment=environment, python=self._python)
             stream = grant.start_worker(number, launch)
             self._state.append(_Replica())
-            self._shown.append(len(replica.visible))
+            self._visible.append(replica.visible)
             self._links.append(Link(number, stream, self._hear, self._changed, self._silence_s))
         pending = [(link, link.post("load", **self._model_fields(link.replica))) for link in self._links]
         self._loaded = wait_for(
@@ -195,7 +195,11 @@ class WorkerGenerator:
         say why there is no bandwidth.
         """
         rows: list[CounterRow] = []
-        pending = [(link, link.post("reference")) for link in self._links]
+        everyone = frozenset().union(*self._visible)
+        pending = [
+            (link, link.post("reference", beside=sorted(everyone - own)))
+            for link, own in zip(self._links, self._visible, strict=True)
+        ]
         answers = wait_for(pending, Patience(START_TIMEOUT_S))
         for name, unit in (("memory_bandwidth", "B/s"), ("matrix_product", "FLOP/s")):
             if any(answer[name] is None for answer in answers):
@@ -315,10 +319,10 @@ class WorkerGenerator:
                 data.requests.append(_row(number, message, stamps, tokens))
                 data.tokens.add(number, message["request"], stamps, tokens)
             data.anchors[number] = (ClockAnchor(*ready[number]["anchor"]), ClockAnchor(*done[number]["anchor"]))
-            threads = int(self._loaded[number]["threads"])
-            if threads > self._shown[number]:
+            threads, visible = int(self._loaded[number]["threads"]), len(self._visible[number])
+            if threads > visible:
                 data.warnings.append(
-                    f"replica {number} computes with {threads} threads, its balloon shows {self._shown[number]} CPUs: "
+                    f"replica {number} computes with {threads} threads, its balloon shows {visible} CPUs: "
                     "they wait for each other; leave threads= out, or see what sets OMP_NUM_THREADS"
                 )
             late_ns = done[number]["late_ns"]

@@ -105,18 +105,27 @@ def caches(root: Path, sizes: dict[str, tuple[str, str]]) -> str:
 
 def test_a_cpu_alone_on_a_large_cache_has_all_of_it_to_leave(tmp_path: Path) -> None:
     root = caches(tmp_path, {"0-3": ("107520K", "0-3")})
-    assert cache_parts([1], root) == {1: 105 << 20}
-    assert cache_parts([0, 1, 2, 3], root) == dict.fromkeys(range(4), (105 << 20) // 4)
-    alone = reference.buffers_for(cache_parts([1], root), memory=64 << 30)[1]
+    assert cache_parts([1], folder=root) == {1: 105 << 20}
+    assert cache_parts([0, 1, 2, 3], folder=root) == dict.fromkeys(range(4), (105 << 20) // 4)
+    alone = reference.buffers_for(cache_parts([1], folder=root), memory=64 << 30)[1]
     assert alone.size == 210 << 20
     assert alone.enough > 105 << 20
+
+
+def test_replicas_that_read_at_the_same_time_share_a_cache(tmp_path: Path) -> None:
+    root = caches(tmp_path, {"0-1": ("491520K", "0-1"), "8-9": ("491520K", "8-9")})
+    assert cache_parts([0], frozenset({1, 8}), folder=root) == {0: 240 << 20}
+    assert all(each.size < each.enough for each in reference.buffers_for({0: 480 << 20}, memory=64 << 30).values())
+    shared = reference.buffers_for({0: 240 << 20}, memory=64 << 30, beside=1)[0]
+    assert shared.size >= shared.enough
+    assert reference.buffers_for({0: 240 << 20}, memory=2 << 30, beside=1)[0].size == 256 << 20
 
 
 def test_cpus_on_caches_of_their_own_have_one_each(tmp_path: Path) -> None:
     root = caches(tmp_path, {f"{8 * ccx}": ("32768K", f"{8 * ccx}-{8 * ccx + 7}") for ccx in range(8)})
     cpus = list(range(0, 64, 8))
-    assert cache_parts(cpus, root) == dict.fromkeys(cpus, 32 << 20)
-    assert cache_parts([90, 91], root) == {90: 16 << 20, 91: 16 << 20}
+    assert cache_parts(cpus, folder=root) == dict.fromkeys(cpus, 32 << 20)
+    assert cache_parts([90, 91], folder=root) == {90: 16 << 20, 91: 16 << 20}
 
 
 def test_where_a_buffer_that_leaves_the_caches_has_no_room_there_is_a_reason_and_no_figure(
@@ -124,7 +133,7 @@ def test_where_a_buffer_that_leaves_the_caches_has_no_room_there_is_a_reason_and
 ) -> None:
     assert all(each.size < each.enough for each in reference.buffers_for({0: 504 << 20}, memory=64 << 30).values())
     monkeypatch.setattr(reference, "memory_left", lambda: 32 << 20)
-    monkeypatch.setattr(reference, "cache_parts", lambda cpus: dict.fromkeys(cpus, 16 << 20))
+    monkeypatch.setattr(reference, "cache_parts", lambda cpus, beside: dict.fromkeys(cpus, 16 << 20))
     found = reference.reference_load([0], Engine().multiply)
     assert found["memory_bandwidth"] is None
     assert found["missing"] == "buffers of 8 MiB, all that there is room for, would stay in the caches"

@@ -15,17 +15,19 @@ UNKNOWN_CACHE = 32 << 20
 _LIMITS = (("", "memory.max", "memory.current"), ("/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"))
 
 
-def cache_parts(cpus: list[int], folder: str = CPUS) -> dict[int, int]:
-    """CPU -> bytes of its part of the last-level cache: that cache over how many of these CPUs share it.
+def cache_parts(cpus: list[int], beside: frozenset[int] = frozenset(), folder: str = CPUS) -> dict[int, int]:
+    """CPU -> bytes of its part of the last-level cache: that cache over how many of these CPUs, and of those that read
+    at the same time `beside` them, share it.
 
     One CPU alone has the whole cache to itself, and CPUs on caches of their own have one each.
     """
+    reading = beside.union(cpus)
     parts: dict[int, int] = {}
     for cpu in cpus:
         if cpu not in parts:
             size, sharing = _last_level(f"{folder}/cpu{cpu}/cache")
-            together = (sharing & set(cpus)) | {cpu} if size else set(cpus)
-            parts.update(dict.fromkeys(together, (size or UNKNOWN_CACHE) // len(together)))
+            together = (sharing & reading) | {cpu} if size else reading
+            parts.update(dict.fromkeys(together.intersection(cpus), (size or UNKNOWN_CACHE) // len(together)))
     return parts
 
 

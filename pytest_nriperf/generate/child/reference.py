@@ -47,14 +47,17 @@ class MemoryRead(NamedTuple):
     missing: str
 
 
-def reference_load(cpus: list[int], multiply: Callable[[], tuple[str, int]]) -> dict[str, Any]:
+def reference_load(
+    cpus: list[int], multiply: Callable[[], tuple[str, int]], beside: frozenset[int] = frozenset()
+) -> dict[str, Any]:
     """Read bandwidth (bytes per second, all CPUs together) and matrix products (operations per second).
 
-    Whichever found no time on a machine that is too busy is None; `missing` says why there is no read bandwidth.
+    `beside` are other CPUs that run such a load at the same time. Whichever found no time on a machine that is too busy
+    is None; `missing` says why there is no read bandwidth.
     """
     started = time.perf_counter_ns()
     deadline = started + BUDGET_NS
-    read = read_bandwidth(cpus, deadline - MULTIPLY_NS)
+    read = read_bandwidth(cpus, beside, deadline - MULTIPLY_NS)
     what, rate = multiply_rate(multiply, min(deadline, time.perf_counter_ns() + MULTIPLY_NS))
     return {
         "memory_bandwidth": read.bandwidth,
@@ -67,14 +70,14 @@ def reference_load(cpus: list[int], multiply: Callable[[], tuple[str, int]]) -> 
     }
 
 
-def read_bandwidth(cpus: list[int], deadline_ns: int) -> MemoryRead:
+def read_bandwidth(cpus: list[int], beside: frozenset[int], deadline_ns: int) -> MemoryRead:
     """What one thread a CPU reads from memory, all at the same time.
 
     Each thread passes over its buffer until the time is up. The figure is the median over ten slices of the time, so
     that one interruption does not move it. There is none where the buffers would not leave the caches: what the caches
     give would be taken for the memory's.
     """
-    buffers = buffers_for(cache_parts(cpus), memory_left())
+    buffers = buffers_for(cache_parts(cpus, beside), memory_left(), len(beside))
     largest = max(buffers.values())
     if any(each.size < each.enough for each in buffers.values()):
         return MemoryRead(
@@ -97,15 +100,16 @@ def read_bandwidth(cpus: list[int], deadline_ns: int) -> MemoryRead:
     return MemoryRead(rate, largest.size, missing)
 
 
-def buffers_for(parts: dict[int, int], memory: int) -> dict[int, Buffer]:
-    """CPU -> buffer, given each CPU's part of the cache and the bytes of memory that are left.
+def buffers_for(parts: dict[int, int], memory: int, beside: int = 0) -> dict[int, Buffer]:
+    """CPU -> buffer, given each CPU's part of the cache, the bytes of memory that are left and how many CPUs `beside`
+    these take some of it too.
 
     Twice the part; three quarters of that are enough. A buffer of just the part's size would stay there.
 
     >>> buffers_for({0: 105 << 20}, memory=64 << 30)[0].size >> 20
     210
     """
-    most = min(LARGEST_BUFFER, memory // MEMORY_PART // len(parts))
+    most = min(LARGEST_BUFFER, memory // MEMORY_PART // (len(parts) + beside))
     wanted = {cpu: max(2 * part, SMALLEST_BUFFER) for cpu, part in parts.items()}
     return {cpu: Buffer(min(size, most), size * 3 // 4) for cpu, size in wanted.items()}
 

@@ -172,13 +172,14 @@ class Worker:
             "text": text[: protocol.MAX_LINE // 16],
         }
 
-    def _reference(self, _: dict[str, Any]) -> dict[str, Any]:
+    def _reference(self, message: dict[str, Any]) -> dict[str, Any]:
         engine = self._engine or Engine()
         cpus = sorted(os.sched_getaffinity(0))
+        beside = frozenset(int(cpu) for cpu in message.get("beside", ()))
 
         def load() -> dict[str, Any]:
             engine.share(1)
-            return reference.reference_load(cpus, engine.multiply)
+            return reference.reference_load(cpus, engine.multiply, beside)
 
         self._reporter.say("reference load")
         result: dict[str, Any] = self._slots.run(0, load).result()
