@@ -220,9 +220,9 @@ def stored(
     Without `references` the drift guard is off: on one CPU less the reference load is another one.
     """
     key = BaselineKey("test_stored", "balloon", "model", "workload")
-    spreads = dict.fromkeys((gate.metric for gate in GATES), NO_SPREAD) if blind else None
+    spread = NO_SPREAD if blind else None
     kept = Baseline(key, tuple(before))
-    return judge([now], kept, GATES, alpha=ALPHA, across=True, references=references, spreads=spreads)
+    return judge([now], kept, GATES, alpha=ALPHA, across=True, references=references, spread=spread)
 
 
 def paired(recorded: Sequence[Evidence]) -> list[Verdict]:

@@ -91,7 +91,7 @@ def test_a_machine_that_became_slower_is_told_from_code_that_did(suite: pytest.P
     configure(suite, speed=1.25, bandwidth=0.8)
     result = run(suite, "--nri-reference=on")
     result.assert_outcomes(passed=1)
-    result.stdout.fnmatch_lines(["*itl*unknown*", "*the machine changed (memory bandwidth -20%)*"])
+    result.stdout.fnmatch_lines(["*itl*unknown*", "*the machine changed (memory bandwidth -20 %)*"])
     configure(suite, speed=1.25)
     run(suite, "--nri-reference=on").assert_outcomes(failed=1)
 
@@ -109,10 +109,10 @@ def test_a_disturbed_run_is_made_again_and_stays_on_disk(suite: pytest.Pytester)
     result = run(suite, "--nri-runs=3")
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(
-        ["RUNS (1, 3, 4)", "*warning: disturbed, left out and made again: run 2 (steal 10.0% of CPU time)"]
+        ["RUNS (1, 3, 4)", "*warning: disturbed, left out and made again: run 2 (steal 10.0 % of CPU time)"]
     )
     folder, document = newest(suite)
-    assert document["runs"]["2"]["disturbances"] == ["steal 10.0% of CPU time"]
+    assert document["runs"]["2"]["disturbances"] == ["steal 10.0 % of CPU time"]
     assert document["runs"]["2"]["repeated"] == 3
     assert document["runs"]["1"]["disturbances"] == []
     assert (folder / "tokens-002.parquet").exists()
@@ -124,8 +124,8 @@ def test_runs_are_made_again_up_to_the_limit_and_then_count_with_a_warning(suite
     result.stdout.fnmatch_lines(
         [
             "RUNS (2, 3)",
-            "*warning: disturbed, left out and made again: run 1 (steal 10.0% of CPU time)",
-            "*warning: disturbed, kept: run 2 (steal 10.0% of CPU time), run 3 (steal 10.0% of CPU time)",
+            "*warning: disturbed, left out and made again: run 1 (steal 10.0 % of CPU time)",
+            "*warning: disturbed, kept: run 2 (steal 10.0 % of CPU time), run 3 (steal 10.0 % of CPU time)",
         ]
     )
     configure(suite, stolen=(1,))
@@ -137,7 +137,7 @@ def test_a_disturbed_run_is_named_by_the_verdict_also_when_it_was_left_out(suite
     configure(suite, speed=1.5, stolen=(2,))
     result = run(suite, "--nri-runs=6")
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["*warning: disturbed runs of *: 2 (steal 10.0% of CPU time; repeated)*"])
+    result.stdout.fnmatch_lines(["*warning: disturbed runs of *: 2 (steal 10.0 % of CPU time; repeated)*"])
 
 
 def test_limits_can_be_moved_for_a_machine_that_always_steals(suite: pytest.Pytester) -> None:

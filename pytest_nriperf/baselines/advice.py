@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pytest_nriperf.stats import arrangements, detectable, runs_for_effect, runs_for_share
 
 if TYPE_CHECKING:
-    from pytest_nriperf.baselines.judging import Sides
+    from pytest_nriperf.baselines.sides import Sides
 
 
 def percent(shift: float) -> str:
@@ -32,28 +32,29 @@ def side(shift: float, sign: float = 1.0) -> str:
     return f"{abs(math.expm1(sign * shift)) * 100:.1f} % {word}"
 
 
-def too_few(now: int, baseline: int, alpha: float) -> tuple[str, str]:
+def too_few(now: int, baseline: int, alpha: float, unit: str = "runs") -> tuple[str, str]:
     """Reason and advice when the runs cannot give a p as small as the verdict's share of alpha.
 
     >>> too_few(5, 5, 0.05 / 20)
     ('5 v 5 runs have 252 arrangements: p cannot reach 0.0025', 'measure 6 runs (--nri-runs)')
+    >>> too_few(4, 4, 0.01, "sessions")
+    ('4 v 4 sessions have 70 arrangements: p cannot reach 0.01', 'measure 5 sessions')
     """
-    reason = f"{now} v {baseline} runs have {arrangements(now, baseline)} arrangements: p cannot reach {alpha:.2g}"
+    reason = f"{now} v {baseline} {unit} have {arrangements(now, baseline)} arrangements: p cannot reach {alpha:.2g}"
     needed = runs_for_share(baseline, alpha)
     if 0 < needed <= 4 * max(now, 5):
-        return reason, f"measure {needed} runs (--nri-runs)"
+        return reason, f"measure {needed} {unit}{' (--nri-runs)' if unit == 'runs' else ''}"
     both = next(n for n in range(1, 1000) if arrangements(n, n) * alpha >= 1)
-    return reason, f"accept more sessions: {both} runs on both sides are needed"
+    return reason, f"accept more sessions: {both} {unit} on both sides are needed"
 
 
 def advise(sides: Sides, alpha: float, tolerance: float) -> str:
-    """How many runs detect a change of the size of the tolerance, counted on both sides."""
-    new, old, variance = sides.now_runs, sides.baseline_runs, sides.session_variance
-    spread = sides.run_spread
-    needed = runs_for_effect(spread, old, alpha, tolerance, session_variance=variance)
+    """How many runs (or sessions) detect a change of the size of the tolerance, counted on both sides."""
+    new, old, unit, variance = sides.now, sides.baseline, sides.unit, sides.session_variance
+    needed = runs_for_effect(sides.deviation, old, alpha, tolerance, session_variance=variance)
     if needed > new:
-        return f"measure {needed} runs (now {new}) to settle {percent(tolerance)}"
-    limit = detectable(spread, math.inf, old, alpha, session_variance=variance)
+        return f"measure {needed} {unit} (now {new}) to settle {percent(tolerance)}"
+    limit = detectable(sides.deviation, math.inf, old, alpha, session_variance=variance)
     sessions = detectable(0.0, 1, 1, alpha, session_variance=variance)
     if sessions > tolerance:
         return (
@@ -61,5 +62,5 @@ def advise(sides: Sides, alpha: float, tolerance: float) -> str:
             "check the node (nriperf noise), or compare in one session (variants)"
         )
     if needed == 0:
-        return f"no number of new runs gets below {percent(limit)} with {old} baseline runs; accept more sessions"
-    return f"measure {new + max(1, new // 2)} runs (now {new}), or accept more sessions"
+        return f"no number of new {unit} gets below {percent(limit)} with {old} in the baseline; accept more sessions"
+    return f"measure {new + max(1, new // 2)} {unit} (now {new}), or accept more sessions"

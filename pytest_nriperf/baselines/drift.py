@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from pytest_nriperf.baselines.sessions import SessionRecord, split_metric
+from pytest_nriperf.baselines.sessions import split_metric
 from pytest_nriperf.baselines.verdict import Verdict
 from pytest_nriperf.errors import SettingsError
+from pytest_nriperf.units import format_percent
 
-REFERENCE = "reference."
 # The reference load that limits a metric: prefill multiplies matrices, decoding reads the weights from memory.
 _LIMITED_BY = {"ttft": "matrix_product"}
 _WORDS = {"memory_bandwidth": "memory bandwidth", "matrix_product": "matrix product"}
@@ -22,19 +22,20 @@ REFERENCE_FLOOR = 0.02
 
 @dataclass(frozen=True)
 class Disturbance:
-    """A fact of a run and the most of it that an undisturbed run has."""
+    """A fact of a run, the most of it that an undisturbed run has, and how it is told."""
 
     fact: str
     limit: float
     words: str
+    figure: Callable[[float], str] = format_percent
 
 
 # Fixed before any run is seen: a rule chosen after the fact can prove anything.
 DISTURBANCES = (
-    Disturbance("steal_share", 0.01, "steal {:.1%} of CPU time"),
-    Disturbance("waiting_share", 0.05, "engine waited for a CPU {:.1%} of its time"),
-    Disturbance("quota_share", 0.0, "CPU quota throttled it {:.1%} of the run"),
-    Disturbance("thermal_throttles", 0.0, "thermal throttling, {:.0f} times"),
+    Disturbance("steal_share", 0.01, "steal {} of CPU time"),
+    Disturbance("waiting_share", 0.05, "engine waited for a CPU {} of its time"),
+    Disturbance("quota_share", 0.0, "CPU quota throttled it {} of the run"),
+    Disturbance("thermal_throttles", 0.0, "thermal throttling, {} times", "{:.0f}".format),
 )
 
 
@@ -50,19 +51,13 @@ def disturbances(facts: Mapping[str, float], limits: Mapping[str, float] = Mappi
     """What was wrong with a run, in words; empty when nothing. `limits` moves single limits.
 
     >>> disturbances({"steal_share": 0.04, "waiting_share": 0.01})
-    ('steal 4.0% of CPU time',)
+    ('steal 4.0 % of CPU time',)
     """
     return tuple(
-        rule.words.format(facts[rule.fact])
+        rule.words.format(rule.figure(facts[rule.fact]))
         for rule in DISTURBANCES
         if facts.get(rule.fact, 0.0) > limits.get(rule.fact, rule.limit)
     )
-
-
-def reference_values(records: Sequence[SessionRecord], name: str) -> list[list[float]]:
-    """Values of one reference load, session by session; sessions without it are left out."""
-    found = ([value for _, value in sorted(one.reference.get(name, {}).items())] for one in records)
-    return [values for values in found if values]
 
 
 def guarded(verdict: Verdict, moved: Mapping[str, Verdict]) -> Verdict:
@@ -73,7 +68,10 @@ def guarded(verdict: Verdict, moved: Mapping[str, Verdict]) -> Verdict:
     named = {name: one for name, one in moved.items() if one.outcome in ("worse", "better") and one.effect is not None}
     if not named or verdict.outcome not in ("worse", "better", "same", "unknown"):
         return verdict
-    changes = ", ".join(f"{_WORDS.get(name, name)} {one.effect:+.0%}" for name, one in sorted(named.items()))
+    changes = ", ".join(
+        f"{_WORDS.get(name, name)} {format_percent(one.effect, signed=True, digits=0)}"
+        for name, one in sorted(named.items())
+    )
     name = _LIMITED_BY.get(split_metric(verdict.metric)[0], "memory_bandwidth")
     limiting = named.get(name) or next(iter(named.values()))
     return replace(

@@ -46,7 +46,8 @@ class Evidence:
 
     def level(self, baseline: Baseline | None, gates: Sequence[Gate], alpha: float) -> float:
         """What a p has to reach: less than `alpha` where the number of runs depended on what was seen."""
-        plan = looks(baseline, gates, *self.planned, alpha) if self.planned else ()
+        others = None if baseline is None else baseline.without([self.record.session])
+        plan = looks(others, gates, *self.planned, alpha) if self.planned else ()
         runs = max((len(self.record.by_run(gate.metric)) for gate in gates), default=0)
         return level_reached(plan, runs, alpha)
 

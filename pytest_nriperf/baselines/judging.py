@@ -9,74 +9,41 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
-from scipy.special import ndtri
 
 from pytest_nriperf.baselines.advice import advise, side, too_few
-from pytest_nriperf.baselines.drift import REFERENCE, REFERENCE_ALPHA, REFERENCE_FLOOR, guarded, reference_values
-from pytest_nriperf.baselines.sessions import MEDIAN, Baseline, SessionRecord, split_metric
+from pytest_nriperf.baselines.drift import REFERENCE_ALPHA, REFERENCE_FLOOR, guarded
+from pytest_nriperf.baselines.noise import NodeNoise
+from pytest_nriperf.baselines.sessions import MEDIAN, REFERENCE, Baseline, BaselineKey, SessionRecord, split_metric
+from pytest_nriperf.baselines.sides import ENOUGH_SESSIONS, SIMULATED, Logs, Sides, logs_of, session_spread, weigh
 from pytest_nriperf.baselines.store import WINDOW
-from pytest_nriperf.baselines.verdict import Gate, Outcome, Verdict, differences
-from pytest_nriperf.counters import COUNTERS
-from pytest_nriperf.stats import (
-    NO_SPREAD,
-    Look,
-    SessionSpread,
-    Shift,
-    arrangements,
-    level_at,
-    plan_looks,
-    session_means,
-    shift_of_runs,
-)
-from pytest_nriperf.stats.planning import POWER
-
-# Sessions of a baseline from which its spread between sessions is taken without help.
-ENOUGH_SESSIONS = 3
-# Where nobody has looked yet: a pessimistic guess, so that only gross changes are called.
-ASSUMED = SessionSpread(guess=0.10, guess_degrees=4, source="assumed: nothing is known of this node's sessions")
-SIMULATED = SessionSpread(guess_degrees=math.inf, source="simulated: sessions do not differ")
+from pytest_nriperf.baselines.verdict import Difference, Gate, Outcome, Verdict, differences
+from pytest_nriperf.stats import Look, SessionSpread, level_at, plan_looks, shift_of_runs
+from pytest_nriperf.units import format_percent
 
 # Of a verdict's alpha, what the comparison with an anchor outside the window gets.
 ANCHOR_SHARE = 0.25
-
-Logs = list[list[float]]
 
 
 @dataclass(frozen=True)
 class Knowledge:
     """What judging knows beside the two sides; see `judge`."""
 
-    noise: Mapping[str, SessionSpread]
-    spreads: Mapping[str, SessionSpread]
-    across: bool = False
-    references: bool = True
+    key: BaselineKey | None
+    noise: NodeNoise | None
+    spread: SessionSpread | None
+    across: bool
+    references: bool
 
-
-@dataclass(frozen=True)
-class Sides:
-    """Run values of both sides as logs, session by session, positive = worse; and what they were judged with."""
-
-    now: Logs
-    baseline: Logs
-    spread: SessionSpread
-    shift: Shift
-    run_spread: float
-
-    @property
-    def now_runs(self) -> int:
-        return sum(map(len, self.now))
-
-    @property
-    def baseline_runs(self) -> int:
-        return sum(map(len, self.baseline))
-
-    @property
-    def session_variance(self) -> float:
-        return 0.0 if self.shift.spread.is_none else self.shift.factor * self.spread.typical() ** 2
+    def of_node(self, metric: str, counted: Iterable[SessionRecord]) -> SessionSpread | None:
+        """What the node's noise tells of a metric beside the sessions that tell themselves."""
+        if self.noise is None or self.key is None:
+            return None
+        return self.noise.spread(metric, self.key, {one.session for one in counted})
 
 
 def judge(
@@ -86,8 +53,8 @@ def judge(
     *,
     alpha: float,
     look: float | None = None,
-    noise: Mapping[str, SessionSpread] | None = None,
-    spreads: Mapping[str, SessionSpread] | None = None,
+    noise: NodeNoise | None = None,
+    spread: SessionSpread | None = None,
     across: bool = False,
     references: bool = True,
     test: str = "",
@@ -95,12 +62,12 @@ def judge(
     """Judge the gated metrics of one test: `now` is one session, or several that are judged together.
 
     `alpha` is each verdict's share (`stats.suite_share`), `look` the level of this look when runs are adaptive
-    (`stats.plan_looks`), `noise` what is known of the node's spread between sessions by metric
-    (`baselines.noise`). Comparable sessions of the baseline are used, the others named; `across` compares with all
-    (for looking, never for a gate) and `spreads` overrides by metric what sessions are known to vary by. Without
-    `references` the reference loads are not compared, since they ran in unlike balloons.
+    (`stats.plan_looks`), `noise` what is known of the node's sessions (`baselines.noise`), for gated metrics, their
+    low quantiles and the reference loads. Comparable sessions of the baseline are used, the others named; `across`
+    compares with all (for looking, never for a gate) and `spread` overrides what sessions are known to vary by.
+    Without `references` the reference loads are not compared, since they ran in unlike balloons.
     """
-    known = Knowledge(noise or {}, spreads or {}, across, references)
+    known = Knowledge(None if baseline is None else baseline.key, noise, spread, across, references)
     level = alpha if look is None else look
     return [_judge_metric(now, baseline, _blank(now, gate, alpha, test), level, known) for gate in gates]
 
@@ -129,68 +96,95 @@ def _judge_metric(
     if not any(values):
         return replace(blank, outcome="unknown", reason=f"no run gave a value of {blank.metric}")
     blank = replace(blank, now=_median(values), runs=sum(map(len, values)), sessions=sum(map(bool, values)))
-    others = (
-        [] if baseline is None else [one for one in baseline.sessions if one.session not in {r.session for r in now}]
-    )
+    own = {record.session for record in now}
+    others = [] if baseline is None else [one for one in baseline.sessions if one.session not in own]
     others = [one for one in others if one.values(blank.metric)]
     if not others:
         return replace(
             blank, outcome="missing", reason="no baseline", advice="accept this session: --nri-accept missing"
         )
-    refused, usable = comparable(now[-1], others, across=known.across)
+    refused, usable = comparable(now, others, across=known.across)
+    newest = (usable or others)[-1]
     blank = replace(
-        blank,
-        suspects=differences((usable or others)[-1].fingerprint, now[-1].fingerprint, "treatment"),
-        state_differences=differences((usable or others)[-1].fingerprint, now[-1].fingerprint, "state"),
+        blank, suspects=unlike(newest, now, "treatment"), state_differences=unlike(newest, now, "state")
     )
     if not usable:
         return replace(blank, outcome=refused[0], reason=refused[1], advice=refused[2])
-    unlike = differences(usable[-1].fingerprint, now[-1].fingerprint, "identity")
-    if unlike:
-        blank = blank.warned(f"compared across: {', '.join(map(str, unlike))}")
+    crossed = unlike(newest, now, "identity")
+    if crossed:
+        blank = blank.warned(f"compared across: {', '.join(map(str, crossed))}")
     left_out = len(others) - len(usable)
     if left_out:
         blank = blank.warned(f"{left_out} of {len(others)} baseline sessions left out: another identity or state")
     recent, anchor = _divided(usable, baseline)
     if not anchor:
-        verdict = _judge_sessions(now, recent, blank, level, known)
-    else:
-        verdict = _since_anchor(
-            _judge_sessions(now, recent, blank, level * (1 - ANCHOR_SHARE), known),
-            _judge_sessions(now, anchor, blank, level * ANCHOR_SHARE, known),
-            anchor,
-        )
-    verdict = _with_low(verdict, now, recent, known)
-    return guarded(verdict, _references(now, usable, known)) if known.references else verdict
+        return _against(now, recent, recent, blank, level, known)
+    return _since_anchor(
+        _against(now, recent, recent, blank, level * (1 - ANCHOR_SHARE), known),
+        _against(now, anchor, recent, blank, level * ANCHOR_SHARE, known),
+        anchor,
+    )
 
 
-def _with_low(
-    verdict: Verdict, now: Sequence[SessionRecord], others: Sequence[SessionRecord], known: Knowledge
-) -> Verdict:
-    """Contention only adds time, so a slowdown of the code shows best in each run's low quantile: tell what it says."""
-    name, statistic = split_metric(verdict.metric)
-    low = f"{name}.low"
-    new, old = [one.values(low) for one in now], [one.values(low) for one in others]
-    if statistic != MEDIAN or verdict.outcome not in ("same", "unknown") or not any(new) or not any(old):
-        return verdict
-    blank = Verdict(low, "unknown", "", verdict.unit, verdict.better, alpha=verdict.alpha, simulated=verdict.simulated)
-    found = judge_values(list(filter(None, new)), list(filter(None, old)), blank, known.noise.get(low))
-    if found.outcome != "worse":
-        return verdict
-    return verdict.warned(f"each run's low quantile is {found.reason}; gate {low} to fail on it")
-
-
-def _judge_sessions(
+def _against(
     now: Sequence[SessionRecord],
     others: Sequence[SessionRecord],
+    telling: Sequence[SessionRecord],
     blank: Verdict,
     level: float,
     known: Knowledge,
 ) -> Verdict:
-    values = [record.values(blank.metric) for record in now]
-    old = [one.values(blank.metric) for one in others]
-    known_noise, spread = known.noise.get(blank.metric), known.spreads.get(blank.metric)
-    return judge_values(values, old, blank, known_noise, spread=spread, level=level)
+    """The verdict against these sessions, with what each run's low quantile says, unless the machine changed.
+
+    The `telling` sessions say how much sessions differ.
+    """
+    verdict = _judged(now, others, telling, blank, level, known)
+    name, statistic = split_metric(verdict.metric)
+    if statistic == MEDIAN and verdict.outcome in ("same", "unknown"):
+        plain = Verdict(f"{name}.low", "unknown", "", better=blank.better, alpha=blank.alpha, simulated=blank.simulated)
+        low = _judged(now, others, telling, plain, level, known)
+        # Contention only adds time, so a slowdown of the code shows best in the low quantile.
+        if low.outcome == "worse":
+            verdict = verdict.warned(f"each run's low quantile is {low.reason}; gate {low.metric} to fail on it")
+    if not known.references:
+        return verdict
+    return guarded(verdict, _references(now, others, telling, known))
+
+
+def _references(
+    now: Sequence[SessionRecord],
+    others: Sequence[SessionRecord],
+    telling: Sequence[SessionRecord],
+    known: Knowledge,
+) -> dict[str, Verdict]:
+    """The reference loads beside the runs, judged like rates."""
+    judged = {}
+    for name in sorted({name for record in now for name in record.reference}):
+        metric = f"{REFERENCE}.{name}"
+        blank = Verdict(metric, "unknown", "", better="higher", alpha=REFERENCE_ALPHA, floor=REFERENCE_FLOOR)
+        judged[name] = _judged(now, others, telling, blank, REFERENCE_ALPHA, known)
+    return judged
+
+
+def _judged(
+    now: Sequence[SessionRecord],
+    others: Sequence[SessionRecord],
+    telling: Sequence[SessionRecord],
+    blank: Verdict,
+    level: float,
+    known: Knowledge,
+) -> Verdict:
+    """The verdict on the values of one metric alone; `blank` where a side has none."""
+    new, old, told = (_values(side, blank.metric) for side in (now, others, telling))
+    if not new or not old:
+        return blank
+    noise = known.of_node(blank.metric, (*now, *telling))
+    return judge_values(new, old, blank, noise, spread=known.spread, telling=told, level=level)
+
+
+def _values(records: Sequence[SessionRecord], metric: str) -> list[tuple[float, ...]]:
+    """Run values, session by session; sessions without any are left out."""
+    return [values for values in (one.values(metric) for one in records) if values]
 
 
 def _divided(
@@ -206,22 +200,13 @@ def _since_anchor(verdict: Verdict, anchor: Verdict, sessions: Sequence[SessionR
     """The verdict against the window, with what the anchor shows of a slow drift."""
     if anchor.effect is None:
         return verdict
-    since = f"since the anchor of {sessions[0].time[:10]}: {anchor.effect * 100:+.1f} % ({anchor.outcome})"
-    if anchor.outcome == "worse" and verdict.outcome in ("same", "unknown"):
-        return replace(anchor, reason=f"slow drift, {since}; since the newest sessions: {verdict.outcome}")
-    return verdict.warned(since)
-
-
-def _references(now: Sequence[SessionRecord], others: Sequence[SessionRecord], known: Knowledge) -> dict[str, Verdict]:
-    """The reference loads beside the runs, judged like rates."""
-    judged = {}
-    for name in sorted({name for record in now for name in record.reference}):
-        new, old = reference_values(now, name), reference_values(others, name)
-        if new and old:
-            metric = REFERENCE + name
-            blank = Verdict(metric, "unknown", "", better="higher", alpha=REFERENCE_ALPHA, floor=REFERENCE_FLOOR)
-            judged[name] = judge_values(new, old, blank, known.noise.get(metric))
-    return judged
+    since = f"since the anchor of {sessions[0].time[:10]}: {format_percent(anchor.effect, signed=True)}"
+    machine_stood = verdict.normalised is None
+    if anchor.outcome == "worse" and verdict.outcome in ("same", "unknown") and machine_stood:
+        return replace(
+            anchor, reason=f"slow drift, {since} ({anchor.outcome}); since the newest sessions: {verdict.outcome}"
+        )
+    return verdict.warned(f"{since} ({anchor.outcome})")
 
 
 def judge_values(
@@ -231,11 +216,14 @@ def judge_values(
     noise: SessionSpread | None = None,
     *,
     spread: SessionSpread | None = None,
+    telling: Sequence[Sequence[float]] | None = None,
     level: float | None = None,
 ) -> Verdict:
-    """Judge run values, session by session, filling in `blank`; `spread` overrides what is known of sessions.
+    """Judge run values, session by session, filling in `blank`.
 
-    `level` is what a p has to reach when it is not the verdict's whole share of alpha.
+    How much sessions differ is told by the baseline's, or by others of the same test (`telling`), and by `noise`
+    (`baselines.noise`); `spread` overrides them. `level` is what a p has to reach when it is not the verdict's whole
+    share of alpha.
     """
     blank = replace(
         blank,
@@ -246,56 +234,56 @@ def judge_values(
         sessions=len(now),
         baseline_sessions=len(baseline),
     )
-    offset = COUNTERS[blank.metric].offset if blank.metric in COUNTERS else 0.0
-    now, baseline = _above(now, offset), _above(baseline, offset)
-    if min(min(map(min, filter(None, now))), min(map(min, filter(None, baseline)))) <= 0:
-        return replace(blank, outcome="unknown", reason=f"{blank.metric} has values that are not positive: no ratio")
     sign = 1.0 if blank.better == "lower" else -1.0
-    new, old = _logs(now, sign), _logs(baseline, sign)
+    new, old, told = (_logs(each, blank.metric, sign) for each in (now, baseline, telling or baseline))
+    if new is None or old is None or told is None:
+        return replace(blank, outcome="unknown", reason=f"{blank.metric} has values that are not positive: no ratio")
     alpha = blank.alpha or 0.05
-    known = spread or (SIMULATED if blank.simulated else session_spread(new, old, noise))
-    return decide(weigh(new, old, known, alpha), blank, alpha, alpha if level is None else level, sign)
+    level = alpha if level is None else level
+    known = spread or (SIMULATED if blank.simulated else session_spread(new, told, noise))
+    if known is None:
+        return _not_known(new, old, blank, sign)
+    return decide(weigh(new, old, known, level), blank, alpha, level, sign)
 
 
-def session_spread(now: Logs, baseline: Logs, noise: SessionSpread | None) -> SessionSpread:
-    """What is known of the spread between sessions: from the baseline, the node's noise check, or assumed."""
-    own = tuple(group for group in (session_means(baseline), session_means(now)) if group.degrees)
-    enough = len(baseline) >= ENOUGH_SESSIONS
-    if noise is None or noise.degrees == 0:
-        known = SessionSpread(source=f"{len(baseline)} sessions of the baseline") if enough else ASSUMED
-    elif enough:
-        known = replace(noise, source=f"{len(baseline)} sessions of the baseline and {noise.source}")
-    else:
-        known = noise
-    shares = (known.shares or (1.0,) * len(known.evidence)) + (1.0,) * len(own)
-    return replace(known, evidence=known.evidence + own, shares=shares)
-
-
-def weigh(now: Logs, baseline: Logs, spread: SessionSpread, alpha: float) -> Sides:
-    """Both sides with their shift. Many sessions on both sides: each session is one value, and nothing is assumed."""
-    run_spread = math.sqrt(session_means(now + baseline).within)
-    if len(now) > 1 and arrangements(len(now), len(baseline)) * alpha >= 1:
-        means = [[float(np.mean(session))] for session in now], [[float(np.mean(session))] for session in baseline]
-        shift = shift_of_runs(*means, replace(NO_SPREAD, source="sessions as units"))
-        return Sides(now, baseline, shift.spread, shift, run_spread)
-    return Sides(now, baseline, spread, shift_of_runs(now, baseline, spread), run_spread)
+def _not_known(now: Logs, baseline: Logs, blank: Verdict, sign: float) -> Verdict:
+    """Sessions differ, and nobody looked by how much: whatever the runs show, it may be the hour."""
+    count = len(baseline)
+    more = ENOUGH_SESSIONS - count
+    return replace(
+        blank,
+        outcome="unknown",
+        effect=math.expm1(sign * shift_of_runs(now, baseline).estimate),
+        reason=f"how much sessions differ is not known: the baseline has {count} session{'s' if count > 1 else ''}",
+        advice=f"accept {more} more, or measure the node's noise: nriperf noise --sessions 10 --save -- TESTS",
+    )
 
 
 def comparable(
-    now: SessionRecord, others: Sequence[SessionRecord], *, across: bool = False
+    now: Sequence[SessionRecord], others: Sequence[SessionRecord], *, across: bool = False
 ) -> tuple[tuple[Outcome, str, str], list[SessionRecord]]:
-    """Baseline sessions of the same identity and state; and what to say when there is none: outcome, reason, advice."""
+    """Baseline sessions of the identity and state of all sessions now; and outcome, reason, advice without any."""
     if across:
         return ("unknown", "", ""), list(others)
-    same = [one for one in others if not differences(one.fingerprint, now.fingerprint, "identity")]
+    same = [one for one in others if not unlike(one, now, "identity")]
     if not same:
-        unlike = ", ".join(map(str, differences(others[-1].fingerprint, now.fingerprint, "identity")))
+        found = ", ".join(map(str, unlike(others[-1], now, "identity")))
         advice = "this machine is another one: accept a baseline for it with nriperf accept --restart"
-        return ("incomparable", f"identity differs: {unlike}", advice), []
-    usable = [one for one in same if not differences(one.fingerprint, now.fingerprint, "state")]
-    unlike = ", ".join(map(str, differences(same[-1].fingerprint, now.fingerprint, "state")))
+        return ("incomparable", f"identity differs: {found}", advice), []
+    usable = [one for one in same if not unlike(one, now, "state")]
+    found = ", ".join(map(str, unlike(same[-1], now, "state")))
     advice = "bring the machine back into that state (nriperf doctor), or accept --restart in the new one"
-    return ("unknown", f"machine state: {unlike}", advice), usable
+    return ("unknown", f"machine state: {found}", advice), usable
+
+
+def unlike(
+    baseline: SessionRecord, now: Sequence[SessionRecord], part: Literal["identity", "treatment", "state"]
+) -> tuple[Difference, ...]:
+    """In what any of the sessions now differs from one of the baseline, each difference once."""
+    found: list[Difference] = []
+    for record in now:
+        found += [one for one in differences(baseline.fingerprint, record.fingerprint, part) if one not in found]
+    return tuple(found)
 
 
 def decide(sides: Sides, blank: Verdict, alpha: float, level: float, sign: float) -> Verdict:
@@ -303,7 +291,7 @@ def decide(sides: Sides, blank: Verdict, alpha: float, level: float, sign: float
 
     The interval and with it `same` too: a premature `same` would end the runs before they show a change.
     """
-    shift = sides.shift
+    shift, spread = sides.shift, sides.shift.spread
     low, high = shift.interval(level)
     above, below = shift.p_above(), shift.p_below()
     estimate, floor, tolerance = shift.estimate, math.log1p(blank.floor), math.log1p(blank.tolerance)
@@ -314,8 +302,8 @@ def decide(sides: Sides, blank: Verdict, alpha: float, level: float, sign: float
         interval=_relative(low, high, sign),
         p=above if estimate >= 0 else below,
         mde=None if mde is None else math.expm1(mde),
-        session_spread=None if sides.spread.is_none else math.expm1(sides.spread.typical()),
-        session_spread_source=sides.spread.source,
+        session_spread=None if spread.is_none else math.expm1(spread.typical()),
+        session_spread_source=spread.source,
     )
     change = side(estimate, sign).split()[0] + " %"
     if above <= level * (1 + 1e-9) and estimate >= floor:
@@ -325,7 +313,7 @@ def decide(sides: Sides, blank: Verdict, alpha: float, level: float, sign: float
     if -tolerance <= low and high <= tolerance and mde is not None and mde <= tolerance:
         return replace(judged, outcome="same", reason=f"the change lies inside ±{blank.tolerance * 100:g} %")
     if shift.resolution > level:
-        reason, advice = too_few(sides.now_runs, sides.baseline_runs, level)
+        reason, advice = too_few(sides.now, sides.baseline, level, sides.unit)
         return replace(judged, outcome="unknown", reason=reason, advice=advice)
     reason = f"anything from {side(low, sign)} to {side(high, sign)}"
     return replace(judged, outcome="unknown", reason=reason, advice=advise(sides, alpha, tolerance))
@@ -339,9 +327,7 @@ def minimum_detectable(sides: Sides, interval: tuple[float, float], floor: float
     low, high = interval
     if math.isinf(low) or math.isinf(high):
         return None
-    variance = sides.run_spread**2 * (1 / sides.now_runs + 1 / sides.baseline_runs) + sides.session_variance
-    beyond = float(ndtri(POWER)) * math.sqrt(variance)
-    return max((high - low) / 2, floor) + beyond
+    return max((high - low) / 2, floor) + sides.beyond()
 
 
 def _blank(now: Sequence[SessionRecord], gate: Gate, alpha: float, test: str) -> Verdict:
@@ -373,13 +359,10 @@ def _relative(low: float, high: float, sign: float) -> tuple[float, float]:
     return math.expm1(ends[0]), math.expm1(ends[1])
 
 
-def _above(sessions: Sequence[Sequence[float]], offset: float) -> Sequence[Sequence[float]]:
-    """Values on a scale where nothing is not zero (`counters.CounterKind.offset`)."""
-    return [[value + offset for value in session] for session in sessions] if offset else sessions
-
-
-def _logs(sessions: Sequence[Sequence[float]], sign: float) -> Logs:
-    return [[sign * math.log(value) for value in session] for session in sessions if len(session)]
+def _logs(sessions: Sequence[Sequence[float]], metric: str, sign: float) -> Logs | None:
+    """Logs of all sessions that have values, None where one has no logarithm."""
+    found = [logs_of(session, metric, sign) for session in sessions if len(session)]
+    return None if None in found else [logs for logs in found if logs is not None]
 
 
 def _median(sessions: Sequence[Sequence[float]]) -> float:

@@ -2,68 +2,94 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pytest_nriperf.baselines.files import FORMAT, decode, locked, read_json, write_json
-from pytest_nriperf.baselines.sessions import Baseline, BaselineKey, SessionRecord
+from pytest_nriperf.baselines.sessions import REFERENCE, Baseline, BaselineKey, SessionRecord
+from pytest_nriperf.baselines.sides import ENOUGH_SESSIONS, logs_of
 from pytest_nriperf.baselines.store import BaselineStore
 from pytest_nriperf.errors import BaselineError
 from pytest_nriperf.stats import SessionMeans, SessionSpread, session_means
 
 NOISE_FILE = "noise.json"
 STATISTICS = ("median", "low", "p95")
-# Another test of the node is a hint, not this test: together such hints count as no more sessions than this.
-MOST_BORROWED = 10.0
-LEAST_SESSIONS = 3
+# Tests of one node differ in how much their sessions differ, often by a factor of ten. So what other tests tell is a
+# guess by the most restless of them: no less than this, and as uncertain as five sessions of its own would leave it.
+LEAST_BORROWED = 0.03
+MOST_BORROWED = 4.0
+
+
+@dataclass(frozen=True)
+class KnownSessions:
+    """Sessions of unchanged code of one test, by name, reduced to their means."""
+
+    names: tuple[str, ...]
+    means: SessionMeans
+
+    def __post_init__(self) -> None:
+        if not len(self.names) == len(self.means.means) == len(self.means.runs):
+            raise ValueError(f"{len(self.names)} sessions have {len(self.means.means)} means")
+
+    def without(self, names: Set[str]) -> SessionMeans:
+        """The means of all sessions but these."""
+        kept = [at for at, name in enumerate(self.names) if name not in names]
+        means, runs = self.means.means, self.means.runs
+        return SessionMeans(tuple(means[at] for at in kept), tuple(runs[at] for at in kept), self.means.within)
 
 
 @dataclass(frozen=True)
 class NodeNoise:
-    """Session means of unchanged code on one node, by metric and the text of the key that they were measured with.
+    """Sessions of unchanged code on one node, by metric and the text of the key that they were measured with.
 
     `when` is the day of the noise check, empty when nobody made one and other tests' baselines are used.
     """
 
     node: str
-    groups: Mapping[str, Mapping[str, SessionMeans]] = field(default_factory=dict)
+    groups: Mapping[str, Mapping[str, KnownSessions]] = field(default_factory=dict)
     when: str = ""
 
-    def spread(self, metric: str, key: BaselineKey) -> SessionSpread | None:
-        """What is known for a metric of a test: of that very test, else borrowed from others, else None."""
-        groups = {text: group for text, group in self.groups.get(metric, {}).items() if group.degrees > 0}
-        own = groups.pop(str(key), None)
-        origin = f"noise check of {self.when}" if self.when else "accepted sessions of other tests"
-        if own is not None and self.when:
-            return SessionSpread((own,), source=f"{origin}, {len(own.means)} sessions")
-        if not groups:
-            return None
-        # The tests of one night share its session, so k tests are not k times as many sessions.
-        degrees = sum(group.degrees for group in groups.values()) / len(groups)
-        share = min(1.0, MOST_BORROWED / degrees) / len(groups)
-        return SessionSpread(
-            tuple(groups.values()), (share,) * len(groups), source=f"{origin}, {len(groups)} tests of this node"
-        )
+    def spread(self, metric: str, key: BaselineKey, counted: Set[str] = frozenset()) -> SessionSpread | None:
+        """What is known for a metric of a test: of that very test, else guessed from others, else None.
 
-    def spreads(self, metrics: Iterable[str], key: BaselineKey) -> dict[str, SessionSpread]:
-        """`spread` of each metric for which something is known."""
-        found = {metric: self.spread(metric, key) for metric in metrics}
-        return {metric: spread for metric, spread in found.items() if spread is not None}
+        `counted` are sessions that tell already, on one of the two sides: nothing counts twice.
+        """
+        groups = dict(self.groups.get(metric, {}))
+        own = groups.pop(str(key), None)
+        if own is not None and self.when:
+            left = own.without(counted)
+            if len(left.means) >= ENOUGH_SESSIONS:
+                return SessionSpread((left,), source=f"noise check of {self.when}, {len(left.means)} sessions")
+        return _borrowed([group.means for group in groups.values()], self.when)
+
+
+def _borrowed(groups: list[SessionMeans], when: str) -> SessionSpread | None:
+    """A guess by the most restless of other tests, None without any."""
+    if not groups:
+        return None
+    spreads = [SessionSpread((group,)) for group in groups]
+    worst = max(spreads, key=SessionSpread.typical)
+    origin = f"noise check of {when}" if when else "accepted sessions"
+    return SessionSpread(
+        guess=max(LEAST_BORROWED, worst.typical()),
+        guess_degrees=min(MOST_BORROWED, worst.degrees),
+        source=f"{origin}, the most restless of {len(groups)} other tests",
+    )
 
 
 def measured_noise(node: str, sessions: Mapping[BaselineKey, Iterable[SessionRecord]], when: str = "") -> NodeNoise:
     """Reduce sessions of unchanged code to what judging needs. Metrics with too few sessions are left out."""
-    groups: dict[str, dict[str, SessionMeans]] = {}
+    groups: dict[str, dict[str, KnownSessions]] = {}
     for key, records in sessions.items():
         known = list(records)
         for metric in _metrics(known):
-            values = [_values(record, metric) for record in known]
-            logs = [[math.log(value) for value in runs] for runs in values if runs and min(runs) > 0]
-            if len(logs) >= LEAST_SESSIONS:
-                groups.setdefault(metric, {})[str(key)] = session_means(logs)
+            values = {record.session: record.values(metric) for record in known}
+            logs = {name: logs for name, runs in values.items() if runs and (logs := logs_of(runs, metric))}
+            if len(logs) >= ENOUGH_SESSIONS:
+                found = KnownSessions(tuple(logs), session_means(list(logs.values())))
+                groups.setdefault(metric, {})[str(key)] = found
     return NodeNoise(node, groups, when)
 
 
@@ -84,7 +110,12 @@ def save_noise(store: BaselineStore, noise: NodeNoise) -> Path:
     """Keep a noise check beside the node's baselines."""
     groups = {
         metric: {
-            text: {"means": list(group.means), "runs": list(group.runs), "within": group.within}
+            text: {
+                "sessions": list(group.names),
+                "means": list(group.means.means),
+                "runs": list(group.means.runs),
+                "within": group.means.within,
+            }
             for text, group in tests.items()
         }
         for metric, tests in noise.groups.items()
@@ -103,8 +134,11 @@ def _decode(document: Mapping[str, Any], path: Path) -> NodeNoise:
     try:
         groups = {
             metric: {
-                text: SessionMeans(
-                    tuple(map(float, group["means"])), tuple(map(int, group["runs"])), float(group["within"])
+                text: KnownSessions(
+                    tuple(map(str, group["sessions"])),
+                    SessionMeans(
+                        tuple(map(float, group["means"])), tuple(map(int, group["runs"])), float(group["within"])
+                    ),
                 )
                 for text, group in tests.items()
             }
@@ -129,11 +163,5 @@ def _metrics(records: Iterable[SessionRecord]) -> list[str]:
         for name, metric in record.metrics.items():
             found = {statistic for run in metric.runs.values() for statistic in run}
             names |= {name if one == "median" else f"{name}.{one}" for one in found & set(STATISTICS)}
-        names |= {f"reference.{name}" for name in record.reference}
+        names |= {f"{REFERENCE}.{name}" for name in record.reference}
     return sorted(names)
-
-
-def _values(record: SessionRecord, metric: str) -> list[float]:
-    if metric.startswith("reference."):
-        return [value for _, value in sorted(record.reference.get(metric.removeprefix("reference."), {}).items())]
-    return list(record.values(metric))

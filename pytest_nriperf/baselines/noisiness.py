@@ -46,7 +46,7 @@ class MetricNoise:
 def noisiness(noise: NodeNoise, alpha: float) -> list[MetricNoise]:
     """Every metric and test of which something is known, by name."""
     return [
-        _noise_of(metric, test, group, alpha)
+        _noise_of(metric, test, group.means, alpha)
         for metric, tests in sorted(noise.groups.items())
         for test, group in sorted(tests.items())
     ]

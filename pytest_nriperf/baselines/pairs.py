@@ -8,10 +8,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from pytest_nriperf.baselines.judging import Sides, decide
+from pytest_nriperf.baselines.judging import decide
 from pytest_nriperf.baselines.sessions import SessionRecord, split_metric
+from pytest_nriperf.baselines.sides import Sides
 from pytest_nriperf.baselines.verdict import Gate, Verdict, differences
-from pytest_nriperf.stats import NO_SPREAD, detectable, shift_of_pairs
+from pytest_nriperf.stats import detectable, shift_of_pairs
 
 
 def turns(pairs: int) -> str:
@@ -120,8 +121,8 @@ def judge_pairs(
     sign = 1.0 if blank.better == "lower" else -1.0
     differences = [sign * (math.log(b) - math.log(a)) for a, b in pairs]
     spread = float(np.std(differences, ddof=1)) / math.sqrt(2) if len(pairs) > 1 else 0.0
-    known = replace(NO_SPREAD, source="pairs of one session")
-    sides = Sides([[0.0] * len(pairs)], [[0.0] * len(pairs)], known, shift_of_pairs(differences), spread)
+    count = len(pairs)
+    sides = Sides(count, count, shift_of_pairs(differences), spread, count - 1, "pairs")
     alpha = blank.alpha or 0.05
     level = alpha if level is None else level
     judged = decide(sides, blank, alpha, level, sign)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from pytest_nriperf.baselines.judging import judge
+from pytest_nriperf.baselines.noise import NodeNoise
 from pytest_nriperf.baselines.sessions import MEDIAN, Baseline, SessionRecord, split_metric
 from pytest_nriperf.baselines.verdict import Gate, Verdict
 from pytest_nriperf.errors import UsageError
-from pytest_nriperf.stats import NO_SPREAD, SessionSpread
+from pytest_nriperf.stats import NO_SPREAD
 from pytest_nriperf.units import format_percent
 
 RULES = {
@@ -30,7 +31,7 @@ def judge_by(
     *,
     alpha: float,
     look: float | None = None,
-    noise: Mapping[str, SessionSpread] | None = None,
+    noise: NodeNoise | None = None,
     test: str = "",
 ) -> list[Verdict]:
     """Judge by a rule of RULES; the gate's own at the level `look` where given. Raises UsageError for another."""
@@ -42,8 +43,7 @@ def judge_by(
         moved = [replace(gate, metric=_of_statistic(gate.metric, statistic, now)) for gate in gates]
         return judge(now, baseline, moved, alpha=alpha, noise=noise, test=test)
     if name == "runs":
-        certain = dict.fromkeys((gate.metric for gate in gates), NO_SPREAD)
-        return judge(now, baseline, gates, alpha=alpha, spreads=certain, test=test)
+        return judge(now, baseline, gates, alpha=alpha, spread=NO_SPREAD, test=test)
     if name == "threshold":
         limit = _percent(rule, argument)
         return [_by_threshold(one, limit) for one in judge(now, baseline, gates, alpha=alpha, noise=noise, test=test)]

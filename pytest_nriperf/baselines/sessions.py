@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 MEDIAN = "median"
+# Before the name of a reference load that is judged like a metric.
+REFERENCE = "reference"
 
 
 @dataclass(frozen=True)
@@ -45,12 +47,17 @@ class SessionRecord:
     remarks: Mapping[int, str] = field(default_factory=dict)
 
     def values(self, metric: str) -> tuple[float, ...]:
-        """One value per run of a metric as a gate names it (`ttft`, `ttft.low`, `itl.p95`, `throughput`)."""
+        """One value per run of a metric as a gate names it (`ttft`, `itl.p95`), or of a reference load.
+
+        The latter by its name after a prefix: `reference.memory_bandwidth`.
+        """
         return tuple(value for _, value in sorted(self.by_run(metric).items()))
 
     def by_run(self, metric: str) -> dict[int, float]:
         """The same by the number of the run."""
         name, statistic = split_metric(metric)
+        if name == REFERENCE:
+            return dict(self.reference.get(statistic, {}))
         found = self.metrics.get(name)
         runs = {} if found is None else {run: values.get(statistic) for run, values in found.runs.items()}
         return {run: value for run, value in runs.items() if value is not None and math.isfinite(value)}

@@ -82,6 +82,11 @@ class Verdict:
         """Whether the baseline that was missing begins with this very session: nothing is left to do."""
         return self.stored and self.outcome == "missing"
 
+    @property
+    def settled(self) -> bool:
+        """Whether more runs are for nothing: it is decided either way, or was refused before runs were compared."""
+        return self.outcome != "unknown" or self.interval is None
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON; an upper limit that is infinite becomes null (a lower one is -1: -100 %)."""
         plain = asdict(self)

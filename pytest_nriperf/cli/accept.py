@@ -72,8 +72,7 @@ def _wanted(one: Evidence, pattern: str) -> bool:
 
 def _verdicts(one: Evidence, store: BaselineStore) -> list[Verdict]:
     baseline = store.find(one.test_file, one.key)
-    noise = load_noise(store).spreads([gate.metric for gate in one.gates], one.key)
-    look = one.level(baseline, one.gates, one.alpha)
+    noise, look = load_noise(store), one.level(baseline, one.gates, one.alpha)
     return judge([one.record], baseline, one.gates, alpha=one.alpha, look=look, noise=noise, test=one.test)
 
 

@@ -55,14 +55,13 @@ def _compared(a: Evidence, b: Evidence, options: argparse.Namespace) -> list[Ver
         return judge_variants(first, second, gates, alpha=alpha, test=b.test)
     before = replace(a.record, session=f"{a.record.session} (a)")
     one_session = a.record.session == b.record.session
-    noise = load_noise(store_for(settings_here(options.baselines), b)).spreads([gate.metric for gate in gates], b.key)
     return judge(
         [b.record],
         Baseline(b.key, (before,)),
         gates,
         alpha=alpha,
-        noise=noise,
-        spreads={gate.metric: NO_SPREAD for gate in gates} if one_session else {},
+        noise=load_noise(store_for(settings_here(options.baselines), b)),
+        spread=NO_SPREAD if one_session else None,
         across=True,
         references=a.key.balloon == b.key.balloon,
         test=b.test if a.test == b.test else f"{a.test} -> {b.test}",

@@ -90,7 +90,7 @@ def _judged_group(group: list[Evidence], against: list[list[Evidence]], options:
         baseline = Baseline(newest.key, tuple(others))
     else:
         baseline = store.find(newest.test_file, newest.key) or Baseline(newest.key, ())
-    noise = load_noise(store).spreads([gate.metric for gate in gates], newest.key)
     records = [one.record for one in group]
     look = newest.level(baseline, gates, alpha) if len(group) == 1 else None
+    noise = load_noise(store)
     return judge_by(options.rule, records, baseline, gates, alpha=alpha, look=look, noise=noise, test=newest.test)

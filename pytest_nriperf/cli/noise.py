@@ -13,8 +13,9 @@ from pathlib import Path
 
 from pytest_nriperf.baselines import BaselineStore
 from pytest_nriperf.baselines.evidence import Evidence
-from pytest_nriperf.baselines.noise import LEAST_SESSIONS, NodeNoise, load_noise, measured_noise, save_noise
+from pytest_nriperf.baselines.noise import NodeNoise, load_noise, measured_noise, save_noise
 from pytest_nriperf.baselines.noisiness import MetricNoise, noisiness
+from pytest_nriperf.baselines.sides import ENOUGH_SESSIONS
 from pytest_nriperf.cli.judge import gathered
 from pytest_nriperf.cli.judging import settings_here
 from pytest_nriperf.errors import EnvironmentFault, UsageError
@@ -25,8 +26,8 @@ from pytest_nriperf.settings import Settings
 MORE = """\
 With sessions named (DIR, an out folder means all its sessions) these are analysed; with --sessions N the tests
 after -- are measured N times, each a pytest session of its own. Else the node's kept noise check or its accepted
-sessions are shown. --save keeps the result beside the node's baselines, where every verdict of that node uses it
-until its own baseline has sessions enough.
+sessions are shown. --save keeps the result beside the node's baselines: verdicts on these tests count it beside their
+baselines' own sessions, other tests only until their baselines have three.
 
   nriperf noise --sessions 10 --runs 5 --save -- perf_suites/test_latency.py"""
 
@@ -77,8 +78,8 @@ def _show(noise: NodeNoise, found: Sequence[MetricNoise], options: argparse.Name
 
 def _measure(options: argparse.Namespace, out: Path) -> None:
     """Run pytest again and again, each session by itself, as nightly runs would."""
-    if options.sessions < LEAST_SESSIONS:
-        raise UsageError(f"--sessions {options.sessions} tells nothing", f"measure {LEAST_SESSIONS} or more, better 10")
+    if options.sessions < ENOUGH_SESSIONS:
+        raise UsageError(f"--sessions {options.sessions} tells nothing", f"measure {ENOUGH_SESSIONS} or more, better 10")
     command = [sys.executable, "-m", "pytest", "-q", *map(str, options.folders), "--nri-out", str(out)]
     command += ["--nri-runs", str(options.runs), "--nri-fail-on", "nothing", "--nri-baselines", str(out / "none")]
     command += ["--nri-node", options.node] if options.node else []

@@ -63,15 +63,15 @@ def judge_measurement(
     key, record = baseline_key(measurement.document), session_record(measurement)
     file = str(measurement.document["test"]).partition("::")[0]
     baseline = store.find(file, key)
-    noise = load_noise(store).spreads(list(metrics), key)
     test = str(measurement.document["test"])
-    plan = looks(baseline, gates, settings.runs.least, settings.runs.most, share)
+    others = None if baseline is None else baseline.without([record.session])
+    plan = looks(others, gates, settings.runs.least, settings.runs.most, share)
     runs = len(measurement.runs)
     level = level_reached(plan, runs, share)
-    judged = judge([record], baseline, gates, alpha=share, look=level, noise=noise, test=test)
+    judged = judge([record], baseline, gates, alpha=share, look=level, noise=load_noise(store), test=test)
     verdicts = _explained(
         [_with_reason(verdict, measurement) for verdict in _without_share(judged, uncounted)],
-        _newest(baseline, record.session),
+        () if others is None else others.sessions[-WINDOW:],
         record,
     )
     if not accept:
@@ -140,10 +140,6 @@ def _doubt(record: SessionRecord) -> str:
     return f", but {count} of its runs {were} disturbed: accept a quieter session with --restart" if count else ""
 
 
-def _newest(baseline: Baseline | None, session: str) -> Sequence[SessionRecord]:
-    return () if baseline is None else baseline.without([session]).sessions[-WINDOW:]
-
-
 def _gate(name: str, gate: GateMark, settings: Settings) -> Gate:
     return Gate(
         name,
@@ -163,6 +159,6 @@ def _judge_variants(measurement: Measurement, gates: Sequence[Gate], share: floa
 
 
 def settled(measurement: Measurement, gate: GateMark, **known: Any) -> bool:
-    """Whether more runs are for nothing: at a planned look, every gated metric is no longer unknown."""
+    """Whether more runs are for nothing: at a planned look, every gated metric is settled either way."""
     judged = judge_measurement(measurement, gate.metrics, gate, **known)
-    return judged.at_look and all(verdict.outcome != "unknown" for verdict in judged.verdicts)
+    return judged.at_look and all(verdict.settled for verdict in judged.verdicts)

@@ -29,6 +29,16 @@ _DEVIATIONS = np.sqrt(np.concatenate([[0.0], _VARIANCES[1:2], np.sqrt(_VARIANCES
 _POINTS = np.sinh(np.linspace(-13.0, 13.0, 401)) * 1e-4
 
 
+def _normal_tails(deviations: Floats) -> Floats:
+    """P(draw >= point) for each point (a row) and each normal distribution around zero (a column)."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        reached = ndtr(-_POINTS[:, None] / deviations)
+    return np.where(deviations > 0, reached, _POINTS[:, None] <= 0)
+
+
+_TAILS = _normal_tails(_DEVIATIONS)
+
+
 @dataclass(frozen=True)
 class SessionMeans:
     """Sessions of one test on one node while nothing changed: mean of the logs of the runs, and number of runs."""
@@ -63,13 +73,12 @@ def session_means(sessions: Sequence[Sequence[float]]) -> SessionMeans:
 class SessionSpread:
     """The spread between sessions as known: evidence of session means, a guess, or both.
 
-    `guess` counts as much as `guess_degrees` sessions more would; infinite degrees make it a certainty.
-    `source` says in words where the knowledge comes from. Shares of the evidence weigh groups whose sessions
-    coincide (several tests of the same nights are not so many nights).
+    Each group of the evidence counts around its own mean, so the code may have changed between groups. `guess`
+    counts as much as `guess_degrees` sessions more would; infinite degrees make it a certainty. `source` says in
+    words where the knowledge comes from.
     """
 
     evidence: tuple[SessionMeans, ...] = ()
-    shares: tuple[float, ...] = ()
     guess: float = 0.0
     guess_degrees: float = 0.0
     source: str = ""
@@ -77,10 +86,7 @@ class SessionSpread:
     @property
     def degrees(self) -> float:
         """How many degrees of freedom the knowledge has; 0 means that nothing is known."""
-        shares = self.shares or (1.0,) * len(self.evidence)
-        return self.guess_degrees + sum(
-            share * group.degrees for share, group in zip(shares, self.evidence, strict=True)
-        )
+        return self.guess_degrees + sum(group.degrees for group in self.evidence)
 
     @property
     def is_none(self) -> bool:
@@ -96,16 +102,15 @@ class SessionSpread:
 
     def tail(self, factor: float) -> tuple[Floats, Floats]:
         """Points x and P(difference of the two sides' sessions >= x), for variance = `factor` x that of a session."""
-        return _POINTS, _tail(self, factor)
+        return math.sqrt(factor) * _POINTS, _tail(self)
 
     def masses(self) -> Floats:
         """The mass of each candidate variance; for a spread that is no certainty."""
         degrees = self.degrees
         weighed = np.zeros(len(_VARIANCES))
-        shares = self.shares or (1.0,) * len(self.evidence)
-        for share, group in zip(shares, self.evidence, strict=True):
+        for group in self.evidence:
             if group.degrees:
-                weighed += share * _q_profile(group)
+                weighed += _q_profile(group)
         if self.guess_degrees:
             with np.errstate(divide="ignore"):
                 weighed += self.guess_degrees * self.guess**2 / _VARIANCES
@@ -124,17 +129,9 @@ def _masses(spread: SessionSpread) -> Floats:
 
 
 @lru_cache(maxsize=64)
-def _tail(spread: SessionSpread, factor: float) -> Floats:
-    if math.isinf(spread.guess_degrees):
-        deviations, masses = np.array([spread.guess]), np.ones(1)
-    else:
-        masses = _masses(spread)
-        kept = masses > 1e-12
-        deviations, masses = _DEVIATIONS[kept], masses[kept]
-    scale = math.sqrt(factor) * deviations
-    some = scale > 0
-    tail: Floats = ndtr(-_POINTS[:, None] / scale[None, some]) @ masses[some]
-    tail += float(masses[~some].sum()) * (_POINTS <= 0)
+def _tail(spread: SessionSpread) -> Floats:
+    certain = math.isinf(spread.guess_degrees)
+    tail: Floats = _normal_tails(np.array([spread.guess]))[:, 0] if certain else _TAILS @ _masses(spread)
     tail.setflags(write=False)
     return tail
 

@@ -10,6 +10,7 @@ import pytest
 
 from pytest_nriperf.baselines import Baseline, BaselineKey, Gate, MetricRuns, SessionRecord, Verdict, judge
 from pytest_nriperf.baselines.drift import disturbances
+from pytest_nriperf.baselines.noise import measured_noise
 from pytest_nriperf.baselines.pairs import halves_taken, judge_pairs, loaded_in_order, turns
 
 KEY = BaselineKey("test_chat", "cpus=1", "m", "w")
@@ -41,7 +42,7 @@ FOUR = [record(day, 1 + day / 1000, 1 + day / 1000) for day in range(1, 5)]
 def test_a_reference_that_moved_makes_the_verdict_unknown_and_normalises() -> None:
     found = verdict(record(20, 1.16, 0.86), FOUR)
     assert found.outcome == "unknown"
-    assert found.reason == "the machine changed (memory bandwidth -14%)"
+    assert found.reason == "the machine changed (memory bandwidth -14 %)"
     assert found.effect == pytest.approx(0.157, abs=0.01)
     assert found.normalised == pytest.approx(0.0, abs=0.01)
 
@@ -62,6 +63,22 @@ def test_without_a_reference_beside_the_baseline_nothing_is_guarded() -> None:
     assert verdict(record(20, 1.16, 0.5), before).outcome == "worse"
 
 
+def test_what_a_reference_varies_by_is_told_by_the_noise_check_too() -> None:
+    check = measured_noise("xeon1", {KEY: [record(day, 1 + day / 1000, 1 + day / 1000) for day in range(30, 38)]}, "today")
+    kept = Baseline(KEY, tuple(FOUR[:1]))
+    (found,) = judge([record(20, 1.16, 0.86)], kept, [Gate("itl")], alpha=0.05, noise=check)
+    assert found.reason == "the machine changed (memory bandwidth -14 %)"
+    (unheard,) = judge([record(20, 1.16, 0.86)], kept, [Gate("itl")], alpha=0.05)
+    assert "how much sessions differ is not known" in unheard.reason
+
+
+def test_a_drift_of_the_machine_is_told_from_one_of_the_code() -> None:
+    drifting = [record(day, 1.01 ** (day // 7), 0.99 ** (day // 7)) for day in range(1, 60)]
+    found = verdict(record(60, 1.01**8, 0.99**8), drifting, ["s001", "s002", "s003"])
+    assert found.outcome in ("same", "unknown")
+    assert any("since the anchor of 2026-11-00: +" in text and "unknown" in text for text in found.warnings)
+
+
 def test_a_slow_drift_is_seen_against_the_anchor() -> None:
     drifting = [record(day, 1.01 ** (day // 7)) for day in range(1, 60)]
     found = verdict(record(60, 1.01**8), drifting, ["s001", "s002", "s003"])
@@ -77,14 +94,14 @@ def test_without_drift_the_anchor_is_only_told() -> None:
 
 
 def test_remarks_on_runs_are_always_reported() -> None:
-    found = verdict(record(20, remarks={2: "steal 4.0% of CPU time"}), FOUR)
-    assert found.warnings == ("disturbed runs of s020: 2 (steal 4.0% of CPU time)",)
+    found = verdict(record(20, remarks={2: "steal 4.0 % of CPU time"}), FOUR)
+    assert found.warnings == ("disturbed runs of s020: 2 (steal 4.0 % of CPU time)",)
 
 
 def test_disturbances_follow_rules_fixed_beforehand() -> None:
     assert disturbances({"steal_share": 0.005}) == ()
     assert disturbances({"thermal_throttles": 3}) == ("thermal throttling, 3 times",)
-    assert disturbances({"steal_share": 0.005}, {"steal_share": 0.001}) == ("steal 0.5% of CPU time",)
+    assert disturbances({"steal_share": 0.005}, {"steal_share": 0.001}) == ("steal 0.5 % of CPU time",)
 
 
 def blank(alpha: float = 0.05, better: str = "lower") -> Verdict:

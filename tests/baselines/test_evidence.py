@@ -55,7 +55,7 @@ def test_steal_and_waiting_are_found(tmp_path: Path) -> None:
         *(reading(at, "run_queue_wait", at * 0.2, pid=3) for at in (0, SECOND)),
     ]
     (one,) = read_evidence(session_with(tmp_path, *rows))
-    assert one.record.remarks == {2: "steal 3.0% of CPU time, engine waited for a CPU 20.0% of its time"}
+    assert one.record.remarks == {2: "steal 3.0 % of CPU time, engine waited for a CPU 20.0 % of its time"}
 
 
 def test_throttling_is_found(tmp_path: Path) -> None:
@@ -64,14 +64,14 @@ def test_throttling_is_found(tmp_path: Path) -> None:
         *(reading(at, "core_throttles", at / SECOND * 2, cpu=1) for at in (0, SECOND)),
     ]
     (one,) = read_evidence(session_with(tmp_path, *rows))
-    assert one.record.remarks == {2: "CPU quota throttled it 10.0% of the run, thermal throttling, 2 times"}
+    assert one.record.remarks == {2: "CPU quota throttled it 10.0 % of the run, thermal throttling, 2 times"}
 
 
 def test_a_repeated_run_is_left_out_and_told(tmp_path: Path) -> None:
     rows = [reading(at, "cpu_steal_time", at * 0.5, cpu=0) for at in (0, SECOND)]
     (one,) = read_evidence(session_with(tmp_path, *rows, runs={"2": {"repeated": True}}))
     assert len(one.record.values("itl")) == 2
-    assert one.record.remarks == {2: "steal 50.0% of CPU time; repeated"}
+    assert one.record.remarks == {2: "steal 50.0 % of CPU time; repeated"}
 
 
 def test_a_document_that_lacks_a_field_is_refused_by_name(tmp_path: Path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
 
 from pytest_nriperf.baselines import Baseline, BaselineKey, Gate, MetricRuns, SessionRecord, Verdict, judge
+from pytest_nriperf.baselines.noise import NodeNoise, measured_noise
 
 KEY = BaselineKey("test_chat", "cpus=1", "sim:", "new_tokens=8")
 STEADY = (1.000, 1.004, 0.996, 1.002, 0.998)
@@ -28,8 +30,14 @@ def record(
     )
 
 
-def verdict(now: SessionRecord, *before: SessionRecord, alpha: float = 0.05, metric: str = "itl") -> Verdict:
-    return judge([now], Baseline(KEY, before), [Gate(metric)], alpha=alpha)[0]
+def verdict(
+    now: SessionRecord,
+    *before: SessionRecord,
+    alpha: float = 0.05,
+    metric: str = "itl",
+    noise: NodeNoise | None = None,
+) -> Verdict:
+    return judge([now], Baseline(KEY, before), [Gate(metric)], alpha=alpha, noise=noise)[0]
 
 
 def scaled(values: Sequence[float], factor: float) -> list[float]:
@@ -37,6 +45,7 @@ def scaled(values: Sequence[float], factor: float) -> list[float]:
 
 
 FOUR = [record(f"0{day}", scaled(STEADY, 1 + 0.002 * day)) for day in range(1, 5)]
+CHECK = measured_noise("xeon1", {KEY: [record(f"1{day}", scaled(STEADY, 1 + 0.002 * day)) for day in range(8)]}, "today")
 
 
 def test_a_clear_slowdown_is_worse_and_says_by_how_much() -> None:
@@ -66,24 +75,65 @@ def test_a_significant_change_below_the_floor_is_not_worse() -> None:
     assert verdict(record("20", scaled(STEADY, 1.02)), *FOUR).outcome in {"same", "unknown"}
 
 
-def test_one_baseline_session_on_an_unknown_node_shows_only_gross_changes() -> None:
-    assert verdict(record("20", scaled(STEADY, 1.1)), FOUR[0]).outcome == "unknown"
-    gross = verdict(record("20", scaled(STEADY, 3.0)), FOUR[0])
-    assert gross.outcome == "worse"
-    assert "assumed" in gross.session_spread_source
+def test_where_nothing_is_known_of_sessions_it_is_unknown_and_says_what_to_do() -> None:
+    found = verdict(record("20", scaled(STEADY, 3.0)), FOUR[0])
+    assert found.outcome == "unknown"
+    assert found.reason == "how much sessions differ is not known: the baseline has 1 session"
+    assert found.advice.startswith("accept 2 more, or measure the node's noise: nriperf noise")
+    assert found.effect == pytest.approx(2.0, abs=0.02)
+    assert found.settled
+
+
+def test_a_noise_check_of_the_test_tells_where_its_baseline_is_young() -> None:
+    found = verdict(record("20", scaled(STEADY, 1.1)), FOUR[0], noise=CHECK)
+    assert found.outcome == "worse"
+    assert found.session_spread_source == "noise check of today, 8 sessions"
+
+
+def test_what_a_baseline_has_in_common_with_a_noise_check_counts_once() -> None:
+    checked = measured_noise("xeon1", {KEY: FOUR}, "today")
+    now = record("20", scaled(STEADY, 1.02))
+    assert verdict(now, *FOUR, noise=checked).interval == verdict(now, *FOUR).interval
+
+
+def test_other_tests_tell_until_a_baseline_has_three_sessions_of_its_own() -> None:
+    others = measured_noise("xeon1", {BaselineKey("test_long", "cpus=1", "sim:", "w"): FOUR})
+    now = record("20", scaled(STEADY, 1.1))
+    assert "other tests" in verdict(now, *FOUR[:2], noise=others).session_spread_source
+    assert verdict(now, *FOUR[:3], noise=others) == verdict(now, *FOUR[:3])
 
 
 def test_one_run_is_unknown_with_the_number_of_runs_needed() -> None:
-    found = verdict(record("20", [1.5]), FOUR[0])
+    found = verdict(record("20", [1.5]), *FOUR, alpha=0.01)
     assert found.outcome == "unknown"
     assert "arrangements" in found.reason
     assert "runs" in found.advice
+    assert not found.settled
 
 
 def test_a_share_of_alpha_that_the_runs_cannot_resolve_is_unknown() -> None:
-    found = verdict(record("20", scaled(STEADY, 5)), FOUR[0], alpha=0.05 / 40)
+    found = verdict(record("20", scaled(STEADY, 5)), FOUR[0], alpha=0.05 / 40, noise=CHECK)
     assert found.outcome == "unknown"
     assert "252 arrangements" in found.reason
+
+
+def test_several_sessions_on_both_sides_are_the_units() -> None:
+    before = [record(f"1{day}", scaled(STEADY, 1 + 0.01 * day)) for day in range(8)]
+    now = [record(f"2{day}", scaled(STEADY, 1.2 + 0.01 * day)) for day in range(8)]
+    (found,) = judge(now, Baseline(KEY, tuple(before)), [Gate("itl")], alpha=0.05)
+    assert found.p == pytest.approx(1 / math.comb(16, 8))
+    assert (found.outcome, found.session_spread_source) == ("worse", "sessions as units")
+    # 80 % of a normal estimate, whose spread is that of eight session means on either side.
+    assert found.mde is not None
+    assert found.mde > 0.025
+
+
+def test_too_few_rounds_say_how_many_sessions_are_needed() -> None:
+    before = [record(f"1{day}", [1 + 0.01 * day]) for day in range(4)]
+    now = [record(f"2{day}", [1.2 + 0.01 * day]) for day in range(4)]
+    (found,) = judge(now, Baseline(KEY, tuple(before)), [Gate("itl")], alpha=0.01)
+    assert found.reason == "4 v 4 sessions have 70 arrangements: p cannot reach 0.01"
+    assert found.advice == "measure 5 sessions"
 
 
 def test_without_a_baseline_it_is_missing_and_names_the_option() -> None:
@@ -106,6 +156,18 @@ def test_another_machine_state_is_unknown_and_the_field_is_named() -> None:
     found = verdict(record("20", STEADY, state={"thp": "never"}), *FOUR)
     assert found.outcome == "unknown"
     assert "machine state: thp always -> never" in found.reason
+
+
+@pytest.mark.parametrize("odd", [0, 1])
+def test_every_session_that_is_judged_has_to_be_like_the_baseline(odd: int) -> None:
+    def judged(**parts: Mapping[str, Any]) -> Verdict:
+        both = [record("20", STEADY), record("21", STEADY)]
+        both[odd] = record(f"2{odd}", STEADY, **parts)
+        return judge(both, Baseline(KEY, tuple(FOUR)), [Gate("itl")], alpha=0.05)[0]
+
+    assert judged(identity={"cpu": "y"}).reason == "identity differs: cpu x -> y"
+    assert judged(state={"thp": "never"}).reason == "machine state: thp always -> never"
+    assert [str(one) for one in judged(treatment={"torch": "2.13"}).suspects] == ["torch 2.12 -> 2.13"]
 
 
 def test_another_treatment_is_judged_and_named_as_suspect() -> None:
@@ -132,7 +194,7 @@ def test_a_gate_names_its_quantile() -> None:
 
 
 def test_a_verdict_is_plain_json() -> None:
-    plain = verdict(record("20", [1.5], treatment={"torch": "2.13"}), FOUR[0]).as_dict()
+    plain = verdict(record("20", [1.5], treatment={"torch": "2.13"}), *FOUR, alpha=0.01).as_dict()
     assert plain["interval"] == [-1.0, None]
     assert plain["suspects"] == [{"field": "torch", "baseline": "2.12", "now": "2.13"}]
 
@@ -148,3 +210,11 @@ def test_what_only_the_low_quantile_shows_is_told() -> None:
     found = judge([with_low("20", 1.0)], Baseline(KEY, tuple(before)), [Gate("itl")], alpha=0.05)[0]
     assert found.outcome == "unknown"
     assert any("low quantile is worse by 1" in text and "gate itl.low" in text for text in found.warnings)
+
+
+def test_what_low_quantiles_vary_by_is_told_by_the_noise_check_too() -> None:
+    check = measured_noise("xeon1", {KEY: [record(f"1{day}", scaled(STEADY, 1 + 0.01 * day)) for day in range(8)]}, "today")
+    quiet = check.spread("itl.low", KEY)
+    assert quiet is not None
+    found = verdict(record("20", scaled(STEADY, 1.5)), FOUR[0], metric="itl.low", noise=check)
+    assert (found.outcome, found.session_spread_source) == ("worse", quiet.source)

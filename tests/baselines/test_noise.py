@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 
 from pytest_nriperf.baselines import BaselineKey, BaselineStore, MetricRuns, SessionRecord
-from pytest_nriperf.baselines.noise import MOST_BORROWED, load_noise, measured_noise, noise_path, save_noise
+from pytest_nriperf.baselines.noise import (
+    LEAST_BORROWED,
+    MOST_BORROWED,
+    load_noise,
+    measured_noise,
+    noise_path,
+    save_noise,
+)
 from pytest_nriperf.baselines.noisiness import noisiness, worst
 from pytest_nriperf.errors import BaselineError
 from pytest_nriperf.report.noise import noise_lines
@@ -49,10 +56,32 @@ def test_a_noise_check_is_kept_and_found_again(tmp_path: Path) -> None:
     assert spread.source == "noise check of 2026-11-24, 20 sessions"
 
 
-def test_another_tests_noise_is_borrowed_and_counts_less() -> None:
-    spread = measured_noise("xeon1", {CHAT: sessions(20)}, "2026-11-24").spread("itl", LONG)
+def test_sessions_that_stand_in_the_baseline_too_do_not_count_twice(tmp_path: Path) -> None:
+    store = BaselineStore(tmp_path, "xeon1")
+    save_noise(store, measured_noise("xeon1", {CHAT: sessions(20)}, "2026-11-24"))
+    noise = load_noise(store)
+    spread = noise.spread("itl", CHAT, {f"s{number:03}" for number in range(12)})
     assert spread is not None
-    assert spread.degrees == pytest.approx(MOST_BORROWED)
+    assert spread.degrees == 7
+    assert spread.source == "noise check of 2026-11-24, 8 sessions"
+    assert noise.spread("itl", CHAT, {f"s{number:03}" for number in range(18)}) is None
+
+
+def test_another_tests_noise_is_a_guess_of_few_degrees() -> None:
+    spread = measured_noise("xeon1", {CHAT: sessions(20, 0.001)}, "2026-11-24").spread("itl", LONG)
+    assert spread is not None
+    assert spread.degrees == MOST_BORROWED
+    assert (spread.evidence, spread.guess) == ((), LEAST_BORROWED)
+    assert spread.source == "noise check of 2026-11-24, the most restless of 1 other tests"
+
+
+def test_of_several_other_tests_the_most_restless_one_is_believed() -> None:
+    calm = {BaselineKey(f"test_{number}", "cpus=1", "m", "w"): sessions(20, 0.01) for number in range(5)}
+    alone = measured_noise("xeon1", {CHAT: sessions(20, 0.08)}).spread("itl", LONG)
+    among = measured_noise("xeon1", {**calm, CHAT: sessions(20, 0.08)}).spread("itl", LONG)
+    assert alone is not None
+    assert among is not None
+    assert among.guess == alone.guess > LEAST_BORROWED
 
 
 def test_without_a_check_the_accepted_sessions_of_other_tests_tell(tmp_path: Path) -> None:
@@ -62,17 +91,17 @@ def test_without_a_check_the_accepted_sessions_of_other_tests_tell(tmp_path: Pat
     assert load_noise(store).spread("itl", CHAT) is None
     spread = load_noise(store).spread("itl", LONG)
     assert spread is not None
-    assert spread.degrees == 5
+    assert spread.degrees == MOST_BORROWED
     assert "other tests" in spread.source
 
 
 def test_sessions_before_a_change_of_treatment_do_not_count_as_noise(tmp_path: Path) -> None:
     store = BaselineStore(tmp_path, "xeon1")
-    for one in [*sessions(4, treatment="old"), *sessions(9)[4:]]:
+    for one in [*sessions(3, treatment="old"), *sessions(6)[3:]]:
         store.append("suites/test_chat.py", CHAT, one)
     spread = load_noise(store).spread("itl", LONG)
     assert spread is not None
-    assert spread.degrees == 4
+    assert spread.degrees == 2
 
 
 def test_too_few_sessions_tell_nothing() -> None:

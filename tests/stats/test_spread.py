@@ -70,8 +70,3 @@ def test_nothing_known_has_no_degrees() -> None:
     assert SessionSpread().degrees == 0
     assert math.isinf(NO_SPREAD.degrees)
     assert NO_SPREAD.typical() == 0
-
-
-def test_groups_that_share_their_sessions_are_not_counted_twice() -> None:
-    group = session_means([[0.0], [0.1], [0.2]])
-    assert SessionSpread((group, group), (0.5, 0.5)).degrees == 2
