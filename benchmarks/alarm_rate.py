@@ -189,7 +189,10 @@ def alarms(block: Block) -> Iterator[tuple[str, int]]:
     yield "4 sess.", count(four, lambda at: alarm(first[at], old[at], None))
     yield "4 s.+check", count(four, lambda at: alarm(first[at], old[at], checked(check[at])))
     yield "1 s.+check", count(one, lambda at: alarm(first[at], old[at, -1:], checked(check[at])))
-    yield "1 s.+others", count(one, lambda at: alarm(first[at], old[at, -1:], borrowed([calm[at] for calm in block.calm])))
+    yield (
+        "1 s.+others",
+        count(one, lambda at: alarm(first[at], old[at, -1:], borrowed([calm[at] for calm in block.calm]))),
+    )
     yield "anchor", count(drifted, lambda at: anchored(first[at], long[at]))
     yield "5..12", count(some, lambda at: adaptive(now[at], old[at], check[at]))
     yield "12 pairs", count(blind_pairs(block.pairs) <= ALPHA, lambda at: paired(block.pairs[at]))

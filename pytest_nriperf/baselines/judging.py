@@ -105,9 +105,7 @@ def _judge_metric(
         )
     refused, usable = comparable(now, others, across=known.across)
     newest = (usable or others)[-1]
-    blank = replace(
-        blank, suspects=unlike(newest, now, "treatment"), state_differences=unlike(newest, now, "state")
-    )
+    blank = replace(blank, suspects=unlike(newest, now, "treatment"), state_differences=unlike(newest, now, "state"))
     if not usable:
         return replace(blank, outcome=refused[0], reason=refused[1], advice=refused[2])
     crossed = unlike(newest, now, "identity")

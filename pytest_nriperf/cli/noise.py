@@ -79,7 +79,8 @@ def _show(noise: NodeNoise, found: Sequence[MetricNoise], options: argparse.Name
 def _measure(options: argparse.Namespace, out: Path) -> None:
     """Run pytest again and again, each session by itself, as nightly runs would."""
     if options.sessions < ENOUGH_SESSIONS:
-        raise UsageError(f"--sessions {options.sessions} tells nothing", f"measure {ENOUGH_SESSIONS} or more, better 10")
+        least = f"measure {ENOUGH_SESSIONS} or more, better 10"
+        raise UsageError(f"--sessions {options.sessions} tells nothing", least)
     command = [sys.executable, "-m", "pytest", "-q", *map(str, options.folders), "--nri-out", str(out)]
     command += ["--nri-runs", str(options.runs), "--nri-fail-on", "nothing", "--nri-baselines", str(out / "none")]
     command += ["--nri-node", options.node] if options.node else []

@@ -10,7 +10,7 @@ from pytest_nriperf.baselines import BaselineStore, Gate, Verdict, judge, level_
 from pytest_nriperf.baselines.evidence import baseline_key, session_record
 from pytest_nriperf.baselines.noise import load_noise
 from pytest_nriperf.baselines.pairs import judge_variants
-from pytest_nriperf.baselines.sessions import Baseline, SessionRecord
+from pytest_nriperf.baselines.sessions import SessionRecord
 from pytest_nriperf.baselines.store import WINDOW
 from pytest_nriperf.counters import COUNTERS
 from pytest_nriperf.errors import BaselineError

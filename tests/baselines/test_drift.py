@@ -64,7 +64,8 @@ def test_without_a_reference_beside_the_baseline_nothing_is_guarded() -> None:
 
 
 def test_what_a_reference_varies_by_is_told_by_the_noise_check_too() -> None:
-    check = measured_noise("xeon1", {KEY: [record(day, 1 + day / 1000, 1 + day / 1000) for day in range(30, 38)]}, "today")
+    nights = [record(day, 1 + day / 1000, 1 + day / 1000) for day in range(30, 38)]
+    check = measured_noise("xeon1", {KEY: nights}, "today")
     kept = Baseline(KEY, tuple(FOUR[:1]))
     (found,) = judge([record(20, 1.16, 0.86)], kept, [Gate("itl")], alpha=0.05, noise=check)
     assert found.reason == "the machine changed (memory bandwidth -14 %)"

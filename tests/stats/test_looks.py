@@ -57,7 +57,7 @@ def test_adaptive_runs_keep_the_alarm_rate(between: float) -> None:
         blank = Verdict("itl", "unknown", "", alpha=0.05)
         for runs, level in looks:
             found = judge_values([list(now[:runs])], old, blank, SessionSpread((check,)), level=level)
-            if found.outcome != "unknown":
+            if found.settled:
                 break
         worse += found.outcome == "worse"
     # Three standard errors above 5 % at 300 cases.
@@ -73,7 +73,7 @@ def test_adaptive_runs_find_a_slowdown_in_fewer_runs() -> None:
         blank = Verdict("itl", "unknown", "", alpha=0.05)
         for runs, level in looks:
             judged = judge_values([list(now[:runs])], old, blank, spread=NO_SPREAD, level=level)
-            if judged.outcome != "unknown":
+            if judged.settled:
                 break
         found, used = found + (judged.outcome == "worse"), used + runs
     assert found >= 85
