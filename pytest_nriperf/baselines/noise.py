@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ class KnownSessions:
 class NodeNoise:
     """Sessions of unchanged code on one node, by metric and the text of the key that they were measured with.
 
-    `when` is the day of the noise check, empty when nobody made one and other tests' baselines are used.
+    `when` is the day of the noise check, empty when nobody made one and these are the accepted sessions.
     """
 
     node: str
@@ -58,25 +58,26 @@ class NodeNoise:
         """
         groups = dict(self.groups.get(metric, {}))
         own = groups.pop(str(key), None)
-        if own is not None and self.when:
-            left = own.without(counted)
-            if len(left.means) >= ENOUGH_SESSIONS:
-                return SessionSpread((left,), source=f"noise check of {self.when}, {len(left.means)} sessions")
-        return _borrowed([group.means for group in groups.values()], self.when)
+        left = None if own is None else own.without(counted)
+        if left is not None and len(left.means) >= ENOUGH_SESSIONS:
+            return SessionSpread((left,), source=f"{self.origin}, {len(left.means)} of this test")
+        return self._borrowed([group.means for group in groups.values()])
 
+    @property
+    def origin(self) -> str:
+        """Where the sessions come from, in words."""
+        return f"noise check of {self.when}" if self.when else "accepted sessions"
 
-def _borrowed(groups: list[SessionMeans], when: str) -> SessionSpread | None:
-    """A guess by the most restless of other tests, None without any."""
-    if not groups:
-        return None
-    spreads = [SessionSpread((group,)) for group in groups]
-    worst = max(spreads, key=SessionSpread.typical)
-    origin = f"noise check of {when}" if when else "accepted sessions"
-    return SessionSpread(
-        guess=max(LEAST_BORROWED, worst.typical()),
-        guess_degrees=min(MOST_BORROWED, worst.degrees),
-        source=f"{origin}, the most restless of {len(groups)} other tests",
-    )
+    def _borrowed(self, groups: Sequence[SessionMeans]) -> SessionSpread | None:
+        """A guess by the most restless of other tests, None without any."""
+        if not groups:
+            return None
+        worst = max((SessionSpread((group,)) for group in groups), key=SessionSpread.typical)
+        return SessionSpread(
+            guess=max(LEAST_BORROWED, worst.typical()),
+            guess_degrees=min(MOST_BORROWED, worst.degrees),
+            source=f"{self.origin}, the most restless of {len(groups)} other tests",
+        )
 
 
 def measured_noise(node: str, sessions: Mapping[BaselineKey, Iterable[SessionRecord]], when: str = "") -> NodeNoise:

@@ -53,7 +53,7 @@ def test_a_noise_check_is_kept_and_found_again(tmp_path: Path) -> None:
     spread = load_noise(store).spread("itl", CHAT)
     assert spread is not None
     assert spread.degrees == 19
-    assert spread.source == "noise check of 2026-11-24, 20 sessions"
+    assert spread.source == "noise check of 2026-11-24, 20 of this test"
 
 
 def test_sessions_that_stand_in_the_baseline_too_do_not_count_twice(tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_sessions_that_stand_in_the_baseline_too_do_not_count_twice(tmp_path: Pa
     spread = noise.spread("itl", CHAT, {f"s{number:03}" for number in range(12)})
     assert spread is not None
     assert spread.degrees == 7
-    assert spread.source == "noise check of 2026-11-24, 8 sessions"
+    assert spread.source == "noise check of 2026-11-24, 8 of this test"
     assert noise.spread("itl", CHAT, {f"s{number:03}" for number in range(18)}) is None
 
 
@@ -88,11 +88,15 @@ def test_without_a_check_the_accepted_sessions_of_other_tests_tell(tmp_path: Pat
     store = BaselineStore(tmp_path, "xeon1")
     for one in sessions(6):
         store.append("suites/test_chat.py", CHAT, one)
-    assert load_noise(store).spread("itl", CHAT) is None
-    spread = load_noise(store).spread("itl", LONG)
+    noise = load_noise(store)
+    spread = noise.spread("itl", LONG)
     assert spread is not None
     assert spread.degrees == MOST_BORROWED
     assert "other tests" in spread.source
+    own = noise.spread("itl", CHAT)
+    assert own is not None
+    assert (own.degrees, own.source) == (5, "accepted sessions, 6 of this test")
+    assert noise.spread("itl", CHAT, {one.session for one in sessions(6)}) is None
 
 
 def test_sessions_before_a_change_of_treatment_do_not_count_as_noise(tmp_path: Path) -> None:

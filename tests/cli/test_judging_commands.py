@@ -28,8 +28,19 @@ def accepted(tmp_path: Path, count: int) -> None:
         assert main(["accept", steady(tmp_path, f"s{day}", 1 + day / 1000, day=day)]) == 0
 
 
+def test_compare_says_how_far_they_lie_apart_where_nobody_knows_how_sessions_differ(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["compare", steady(tmp_path, "a"), steady(tmp_path, "b", 2.5, day=2)]) == 0
+    text = capsys.readouterr().out
+    assert "unknown" in text
+    assert "+150.0 %" in text
+    assert "how much sessions differ is not known" in text
+
+
 def test_compare_names_what_is_worse_and_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    status = main(["compare", steady(tmp_path, "a"), steady(tmp_path, "b", 2.5, day=2)])
+    accepted(tmp_path, 4)
+    status = main(["compare", steady(tmp_path, "a", day=11), steady(tmp_path, "b", 2.5, day=12)])
     text = capsys.readouterr().out
     assert status == 1
     assert "itl" in text
