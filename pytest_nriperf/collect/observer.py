@@ -19,6 +19,7 @@ from pytest_nriperf.collect.select import choose, make
 from pytest_nriperf.collect.wire import Message, decode, encode, row_messages, target_of
 from pytest_nriperf.errors import CollectorError, UsageError
 from pytest_nriperf.seams import Target, TargetReplica
+from pytest_nriperf.units import format_cpus
 
 SEND_EVERY_S = 1.0
 # A connection on which nothing is said for longer counts as dead.
@@ -63,8 +64,9 @@ def _choose(request: Message, answer: Say) -> None:
 
 
 def _sample(request: Message, answer: Say, next_line: Callable[[float | None], bytes | None]) -> None:
-    notes: list[str] = []
-    target = _seen(target_of(request["target"]), bool(request["hidden"]), notes)
+    asked = target_of(request["target"])
+    notes = _inside(asked)
+    target = _seen(asked, bool(request["hidden"]), notes)
     sampler = Sampler(make(request["collectors"], request["pcm"]), target, request["hz"])
     spoke = time.monotonic()
     with sampler:
@@ -80,6 +82,17 @@ def _sample(request: Message, answer: Say, next_line: Callable[[float | None], b
         answer(message["type"], data=message["data"])
     cost = {**sampler.cost, "observer_cpu_s": time.process_time()}
     answer("stopped", cost=cost, warnings=[*notes, *sampler.warnings])
+
+
+def _inside(target: Target) -> list[str]:
+    """What is wrong with where this process itself may run."""
+    shared = os.sched_getaffinity(0) & frozenset().union(*(replica.allocated for replica in target.replicas))
+    if not shared:
+        return []
+    return [
+        f"observer: it may itself run on CPUs {format_cpus(shared)}, which are measured: its pod is not pinned to the "
+        "reserved balloon"
+    ]
 
 
 def _seen(target: Target, hidden: bool, notes: list[str]) -> Target:

@@ -8,6 +8,7 @@ component a NUMA node.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -103,6 +104,21 @@ def plan_types(placement: Placement, topology: Topology, session: str) -> TypePl
         else:
             types[name] |= _picked(spec) | (_close(nodes[0]) if several and len(nodes) == 1 else {})
     return TypePlan(tuple(types.values()), tuple(choices), (OWN_CORE,) if spec.hyperthreads == "spread" else ())
+
+
+def mark(session: str, number: int) -> TypePlan:
+    """A type whose balloon is there from the beginning, empty: with a new one each change of ours is a change, and what
+    the plugin publishes can be told from what it published before."""
+    return TypePlan(({"name": f"nriperf-{session}-mark{number}", "minBalloons": 1, "maxBalloons": 1},), ())
+
+
+def is_mark(name: str) -> bool:
+    """Whether a type is a mark of ours.
+
+    >>> is_mark(mark("1a2b3c4d", 2).types[0]["name"]), is_mark("nriperf-1a2b3c4d-51f0ab-n1")
+    (True, False)
+    """
+    return re.fullmatch(r"nriperf-[^-]+-mark[0-9]+", name) is not None
 
 
 def _visible(spec: BalloonSpec) -> Json:

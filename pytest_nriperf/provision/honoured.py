@@ -1,4 +1,4 @@
-"""What a pod really got, against what was asked for. Pure."""
+"""What a pod really got, against what was asked for: the kernel's view of it, and what the plugin publishes. Pure."""
 
 from __future__ import annotations
 
@@ -7,35 +7,48 @@ from dataclasses import dataclass
 
 from pytest_nriperf.balloons import BalloonSpec, Placement, ReplicaPlacement
 from pytest_nriperf.errors import NotHonouredError
+from pytest_nriperf.provision.policy_zones import Published
 from pytest_nriperf.topology import Topology
 from pytest_nriperf.units import format_cpus
 
 
 @dataclass(frozen=True)
 class Seen:
-    """A replica's CPUs and memory nodes as the kernel lists them in its pod; `zone` are the CPUs of its balloon as the
-    plugin publishes them, None where it does not."""
+    """A replica's CPUs and memory nodes as the kernel lists them in its pod (no memory nodes: it does not), and what
+    the plugin publishes of it, None where it publishes nothing."""
 
     pod: str
     cpus: frozenset[int]
     memory: frozenset[int]
-    zone: frozenset[int] | None = None
+    published: Published | None = None
 
 
-def granted_placement(planned: Placement, seen: Sequence[Seen], topology: Topology) -> Placement:
-    """The placement that was really granted. Raises NotHonouredError: what was asked, what was granted, why."""
+def granted_placement(
+    planned: Placement,
+    seen: Sequence[Seen],
+    topology: Topology,
+    reserved: frozenset[int] = frozenset(),
+    rejected: str = "",
+) -> Placement:
+    """The placement that was really granted. Raises NotHonouredError: what was asked, what was granted, why.
+
+    `reserved` are CPUs that no balloon of ours may have; `rejected` is what the plugin says against the policy in the
+    cluster, empty when it follows it.
+    """
     spec = planned.spec
     replicas = []
     for number, view in enumerate(seen):
         allocated = _allocated(spec, view, topology)
-        fault = _replica_fault(spec, planned.cpus, view, allocated, topology)
+        fault = _replica_fault(spec, planned.cpus, view, allocated, topology) or _reserved_fault(allocated, reserved)
+        fault = fault or _published_fault(view, allocated)
         if fault:
             raise NotHonouredError(
                 f"replica {number} (pod {view.pod}): asked for {_asked(spec, planned.cpus)}, granted were CPUs "
                 f"{format_cpus(view.cpus)}: {fault}",
-                likely_cause(planned.cpus, view, topology),
+                likely_cause(planned.cpus, view, topology, rejected),
             )
         memory = () if spec.memory == "any" else topology.memory_near(allocated)
+        _check_memory(spec, number, view, frozenset(memory), topology)
         replicas.append(ReplicaPlacement(allocated, view.cpus, memory))
     fault = _together_fault(spec, replicas, topology)
     if fault:
@@ -45,17 +58,29 @@ def granted_placement(planned: Placement, seen: Sequence[Seen], topology: Topolo
     return Placement(spec, planned.cpus, tuple(replicas), topology.name)
 
 
-def likely_cause(cpus: int, view: Seen, topology: Topology) -> str:
+def likely_cause(cpus: int, view: Seen, topology: Topology, rejected: str = "") -> str:
     """Why a pod may see other CPUs than its balloon should have."""
     if view.cpus == topology.online:
         return (
             "it is not pinned at all: the balloons plugin is not connected to the container runtime (an old Success in "
             "the policy's status proves nothing); restart its pod, and check that NRI is enabled in the runtime"
         )
-    if view.zone is not None and not view.cpus <= view.zone:
+    if rejected:
         return (
-            f"its balloon has CPUs {format_cpus(view.zone)}: something else sets its cpuset, probably kubelet's static "
-            "CPU manager (set cpuManagerPolicy: none)"
+            "the node does not follow the policy that the cluster shows, since the plugin rejects it "
+            f"({rejected}): mend the policy"
+        )
+    told = view.published
+    if told is not None and (not told.balloon if told.pinned is None else told.pinned != view.cpus):
+        given = f"CPUs {format_cpus(told.pinned)}" if told.pinned else "none of its CPUs"
+        return (
+            f"the plugin gave it {given}: something else sets its cpuset, probably kubelet's static CPU manager (set "
+            "cpuManagerPolicy: none)"
+        )
+    if told is not None and told.others:
+        return (
+            "the balloon type puts several containers into one balloon: map one with preferNewBalloons in the profile "
+            '(balloon_types), or let us write the types with policy = "manage"'
         )
     if len(view.cpus) != cpus:
         return (
@@ -75,11 +100,10 @@ def _asked(spec: BalloonSpec, cpus: int) -> str:
 
 
 def _allocated(spec: BalloonSpec, view: Seen, topology: Topology) -> frozenset[int]:
-    """The balloon's CPUs: the published ones, else for hidden the visible ones with their siblings."""
+    """The balloon's CPUs: the visible ones, for hidden with their siblings."""
     if spec.hyperthreads != "hidden":
         return view.cpus
-    whole = frozenset[int]().union(*(topology.siblings(cpu) for cpu in view.cpus & topology.online))
-    return view.zone if view.zone is not None and view.cpus <= view.zone <= whole else whole
+    return frozenset[int]().union(*(topology.siblings(cpu) for cpu in view.cpus & topology.online))
 
 
 def _replica_fault(spec: BalloonSpec, cpus: int, view: Seen, allocated: frozenset[int], topology: Topology) -> str:
@@ -100,6 +124,47 @@ def _replica_fault(spec: BalloonSpec, cpus: int, view: Seen, allocated: frozense
     if spec.hyperthreads == "paired" and spec.cpus is not None and any(len_ != threads for len_ in cores.values()):
         return "they are not whole cores"
     return _numa_fault(spec, allocated, topology)
+
+
+def _reserved_fault(allocated: frozenset[int], reserved: frozenset[int]) -> str:
+    """Measured balloons keep off the CPUs of system pods: there will be some."""
+    taken = allocated & reserved
+    return f"CPUs {format_cpus(taken)} are reserved for system pods" if taken else ""
+
+
+def _published_fault(view: Seen, allocated: frozenset[int]) -> str:
+    """How what is published differs from what the kernel says, empty where it does not."""
+    told = view.published
+    if told is None:
+        return ""
+    if told.pinned not in (None, view.cpus):
+        return f"the plugin says that it gave CPUs {format_cpus(told.pinned or ())}"
+    if not told.balloon:
+        return "no published balloon has them"
+    if told.balloon != allocated:
+        return f"the published balloon has CPUs {format_cpus(told.balloon)}"
+    return f"its balloon holds other containers too ({', '.join(told.others[:4])})" if told.others else ""
+
+
+def _check_memory(spec: BalloonSpec, number: int, view: Seen, nodes: frozenset[int], topology: Topology) -> None:
+    """NotHonouredError when memory may not come from where it should: `nodes`, for any all that have some."""
+    everywhere = frozenset(node.id for node in topology.nodes if node.memory_bytes)
+    missing = (everywhere if spec.memory == "any" else nodes) - view.memory
+    if not view.memory or not missing:
+        return
+    fact = f"replica {number} (pod {view.pod}): asked for memory={spec.memory!r}, granted was memory of NUMA nodes "
+    fact += f"{format_cpus(view.memory)} alone, without {format_cpus(missing)}"
+    if spec.memory == "any":
+        raise NotHonouredError(
+            fact,
+            'the balloon type pins memory (pinMemory): use memory="local", or let us write the types with policy = '
+            '"manage"',
+        )
+    raise NotHonouredError(
+        fact,
+        "the balloon type allows certain kinds of memory only (memoryTypes), or something else sets its cpuset: see "
+        "kubectl get balloonspolicy -o yaml",
+    )
 
 
 def _numa_fault(spec: BalloonSpec, allocated: frozenset[int], topology: Topology) -> str:

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from pytest_nriperf.balloons import BalloonSpec, Placement, place
-from pytest_nriperf.errors import NriperfError, ProvisionError, SettingsError
+from pytest_nriperf.errors import ProvisionError, SettingsError
 from pytest_nriperf.provision import manifests
 from pytest_nriperf.provision.api_errors import ApiFailure
-from pytest_nriperf.provision.balloon_types import TypeChoice, TypePlan, choose_type, fitting, plan_types
+from pytest_nriperf.provision.balloon_types import TypeChoice, choose_type, plan_types
 from pytest_nriperf.provision.cluster import CONFIG_MAPS, NODES, PODS, Cluster
-from pytest_nriperf.provision.honoured import granted_placement
+from pytest_nriperf.provision.honoured import Seen, granted_placement
 from pytest_nriperf.provision.lease import DURATION_S, NodeLease
 from pytest_nriperf.provision.node_files import (
     Files,
@@ -35,6 +35,8 @@ from pytest_nriperf.provision.node_policy import NodePolicy
 from pytest_nriperf.provision.observer_pod import ObserverPod
 from pytest_nriperf.provision.pod_grant import PodAccess, PodGrant
 from pytest_nriperf.provision.pods import Patience, delete_all, delete_files, wait_running
+from pytest_nriperf.provision.policy_types import SessionTypes
+from pytest_nriperf.provision.policy_zones import Zone, is_publishing
 from pytest_nriperf.seams import Grant, Launch, ModelChoice, NodeDescription, Observer
 from pytest_nriperf.settings import NodeProfile, Settings
 from pytest_nriperf.topology import Topology
@@ -73,7 +75,7 @@ class KubernetesProvisioner:
         self.profile = profile
         self.node = str(node["metadata"]["name"])
         self.session_id = secrets.token_hex(4)
-        self.policy = NodePolicy(cluster, self.node, profile.policy_namespace)
+        self.policy = NodePolicy(cluster, self.node, profile.policy_namespace, shared=profile.shared)
         self._cluster = cluster
         self._object = node
         self._make_archive = archive
@@ -87,9 +89,7 @@ class KubernetesProvisioner:
         self._undo = contextlib.ExitStack()
         self._lease: NodeLease | None = None
         self._files: manifests.Owner | None = None
-        self._plans: dict[str, TypePlan] = {}
-        self._in_force: list[str] = []
-        self._open = 0
+        self._types = SessionTypes(self.policy, self.session_id)
         self._balloons = 0
         self._access = PodAccess(cluster, self.node, profile.namespace, profile.python, self._patience)
         self._observer = ObserverPod(profile, self.session_id, self._access, self._create_observer)
@@ -148,12 +148,8 @@ class KubernetesProvisioner:
             self.policy.check_installed()
             self._hold()
             if self.profile.policy == "manage":
-                self._plans = self._plan(specs)
-                self._in_force = fitting(self._plans)
-                plans = [self._plans[key] for key in self._in_force]
-                self._undo.enter_context(
-                    self.policy.changed(plans, self.topology(), self.session_id, shared=self.profile.shared)
-                )
+                self._types = SessionTypes(self.policy, self.session_id)
+                self._undo.enter_context(self._types.announced(specs, self._place, self.topology()))
                 # Pods go before the policy changes back: a dead container would come back as a ghost.
                 self._undo.callback(self._delete_pods)
             yield
@@ -182,12 +178,10 @@ class KubernetesProvisioner:
         ]
         selector = f"{manifests.ours(session=self.session_id)},{manifests.ROLE}=balloon-{self._balloons}"
         with contextlib.ExitStack() as undo:
-            self._open += 1
-            undo.callback(self._closed)
+            undo.enter_context(self._types.opened())
             undo.callback(delete_all, self._cluster, self.profile.namespace, selector, self._patience)
             self._create(plans)
-            seen = [self._access.seen(plan.name, self.policy.zones) for plan in plans]
-            granted = granted_placement(placement, seen, self.topology())
+            granted, seen = self._verified(placement, plans)
             grant = PodGrant(granted, [plan.name for plan in plans], self._access, self._archive, seen)
             undo.callback(grant.close)
             yield grant
@@ -279,7 +273,7 @@ class KubernetesProvisioner:
             delete_all(self._cluster, namespace, selector, self._patience)
             delete_files(self._cluster, namespace, selector)
         try:
-            self.policy.restore()
+            restored = self.policy.restore()
         except ApiFailure as error:
             if error.status != 403:
                 raise
@@ -288,6 +282,10 @@ class KubernetesProvisioner:
                 f"back what was there before ({error.fact})",
                 "start once with an account that may (manage mode)",
             ) from error
+        if restored:
+            # An account that may not see the pods of others cannot tell which of them are ghosts.
+            with contextlib.suppress(ApiFailure):
+                self.policy.leave_no_ghosts(self.session_id)
 
     def _delete_pods(self) -> None:
         selector = manifests.ours(session=self.session_id)
@@ -309,55 +307,28 @@ class KubernetesProvisioner:
         description = self.describe()
         return place(spec, self.topology(), allowed=description.allowed, reserved=description.reserved)
 
-    def _plan(self, specs: Sequence[BalloonSpec]) -> dict[str, TypePlan]:
-        """Types for all balloons that fit; one that does not fails its own test only."""
-        plans = {}
-        for spec in specs:
-            with contextlib.suppress(NriperfError):
-                plans[spec.canonical()] = plan_types(self._place(spec), self.topology(), self.session_id)
-        return plans
+    def _verified(self, placement: Placement, plans: Sequence[manifests.PodPlan]) -> tuple[Placement, list[Seen]]:
+        """What the pods were granted, as the kernel and the plugin say."""
+        effective, topology = self.policy.effective(), self.topology()
+        publishes = is_publishing(effective["spec"])
+
+        def zones() -> list[Zone] | None:
+            return self.policy.zones() if publishes else None
+
+        seen = [self._access.seen(plan.name, zones) for plan in plans]
+        reserved = self.policy.reserved(topology, effective["spec"], guess=False)
+        return granted_placement(placement, seen, topology, reserved, self.policy.rejection(effective)), seen
 
     def _choices(self, placement: Placement) -> Sequence[TypeChoice]:
         spec = placement.spec
         if self.profile.policy == "manage":
-            key = spec.canonical()
-            if key not in self._plans:
-                self._plans[key] = plan_types(placement, self.topology(), self.session_id)
-            self._put_in_force(key)
-            return self._plans[key].replicas
+            return self._types.choices(placement, self.topology())
         effective = self.policy.effective()["spec"]
         choice = choose_type(spec, placement.cpus, effective, self.profile.balloon_types, self.profile.name, self.name)
         return [choice] * len(placement.replicas)
 
     def _create_observer(self, plan: manifests.PodPlan, patience: Patience) -> None:
         self._create([plan], patience)
-
-    def _closed(self) -> None:
-        self._open -= 1
-
-    def _put_in_force(self, key: str) -> None:
-        """The types of a balloon, beside all others that they go with."""
-        if key in self._in_force:
-            return
-        gone = [each for each in self._in_force if self._plans[each].excludes(self._plans[key])]
-        if gone and self._open:
-            raise ProvisionError(
-                f"node {self.node}: {key} and the types for a balloon that is open ({gone[0]}) need policies that "
-                "exclude each other: one spreads over NUMA nodes, another keeps to one",
-                "use them one after the other",
-            )
-        wanted = fitting(self._plans, key) if gone else [*self._in_force, key]
-        plans = [self._plans[each] for each in wanted if gone or each not in self._in_force]
-        ours = f"nriperf-{self.session_id}-"
-        try:
-            self.policy.extend(plans, ours if gone else "")
-        except (ProvisionError, ApiFailure):
-            # What was refused would stand in the way of every balloon that comes after it.
-            del self._plans[key]
-            with contextlib.suppress(ProvisionError, ApiFailure):
-                self.policy.extend([self._plans[each] for each in self._in_force], ours)
-            raise
-        self._in_force = wanted
 
     def _create(self, plans: Sequence[manifests.PodPlan], patience: Patience | None = None) -> None:
         assert self._files is not None

@@ -30,6 +30,8 @@ AGENT, RELAY = "pod.py", "pod_relay.py"
 GRACE_S = 5
 # The last net for a pod whose owner and whose session are both gone.
 DEADLINE_S = 24 * 3600
+# Of an object that somebody else made: its version, and whose it is.
+KEPT = ("resourceVersion", "ownerReferences", "finalizers")
 STOCK_IMAGE = "docker.io/library/python:3.12-slim"
 
 
@@ -213,8 +215,7 @@ def policy(node: str, namespace: str, spec: Json, metadata: Mapping[str, Any], s
         },
         "spec": spec,
     }
-    if "resourceVersion" in metadata:
-        body["metadata"]["resourceVersion"] = metadata["resourceVersion"]
+    body["metadata"] |= {key: metadata[key] for key in KEPT if key in metadata}
     return body
 
 

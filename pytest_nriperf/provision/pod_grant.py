@@ -14,19 +14,18 @@ from pytest_nriperf.balloons import Placement
 from pytest_nriperf.errors import MemoryFault, NotHonouredError, ProvisionError, WorkerError, worker_ended
 from pytest_nriperf.provision import manifests
 from pytest_nriperf.provision.api_errors import ApiFailure
-from pytest_nriperf.provision.cluster import Cluster, wait_until
+from pytest_nriperf.provision.cluster import Cluster
 from pytest_nriperf.provision.exec_channel import ConnectionLost, ExecChannel
 from pytest_nriperf.provision.honoured import Seen
-from pytest_nriperf.provision.node_policy import Zone
 from pytest_nriperf.provision.pod_stream import RECONNECT_S, PodConnection, PodStream
 from pytest_nriperf.provision.pods import Patience, post_mortem
+from pytest_nriperf.provision.policy_zones import Zone, published
 from pytest_nriperf.seams import Launch, WorkerStream
 from pytest_nriperf.units import format_cpus, parse_cpus
 
 Json = dict[str, Any]
 
 COMMAND_S = 60.0
-ZONE_S = 2.0
 # Without a host for so long a worker is ended by its relay.
 HOST_GONE_S = 120.0
 
@@ -126,18 +125,19 @@ class PodAccess:
         return found
 
     def seen(self, pod: str, zones: Callable[[], Sequence[Zone] | None]) -> Seen:
-        """The CPUs and memory nodes that a process of the pod may use, and its balloon's as published."""
+        """The CPUs and memory nodes that a process of the pod may use, and what is published of it."""
         tasks = self.tasks(pod, "self")
         if not tasks:
             raise ProvisionError(f"pod {pod} does not show /proc/self/status", "this image's /proc is odd")
-        _, cpus, memory = next(iter(tasks.values()))
-        zone = _balloon_zone(zones, f"{self.namespace}/{pod}/{manifests.CONTAINER}", parse_cpus(cpus))
-        return Seen(pod, parse_cpus(cpus), parse_cpus(memory), zone)
+        _, listed, memory = next(iter(tasks.values()))
+        cpus = parse_cpus(listed)
+        told = published(zones, f"{self.namespace}/{pod}/{manifests.CONTAINER}", cpus)
+        return Seen(pod, cpus, parse_cpus(memory), told)
 
 
 class PodGrant:
-    """Implements `seams.Grant` for pods that run and were checked. `pinned` are the replicas whose memory nodes the
-    policy has pinned; the others bind themselves."""
+    """Implements `seams.Grant` for pods that run and were checked. Replicas whose memory nodes the policy has not
+    pinned bind themselves."""
 
     mechanism = "balloons policy"
 
@@ -148,6 +148,7 @@ class PodGrant:
         self.pods = tuple(pods)
         self._access = access
         self._archive = archive
+        self._seen = tuple(seen)
         self._pinned = [
             bool(view.memory) and view.memory <= set(replica.memory_nodes)
             for view, replica in zip(seen, placement.replicas, strict=True)
@@ -173,28 +174,27 @@ class PodGrant:
         if not tasks:
             how = stream.close(1.0)
             raise worker_ended(f"the worker of replica {replica} ended before it could be verified", how)
-        memory: set[int] = set()
+        pod, memory = self.pods[replica], self._seen[replica].memory
         for task, (process, cpus, nodes) in sorted(tasks.items(), key=lambda item: int(item[0])):
             if parse_cpus(cpus) != granted.visible:
                 raise NotHonouredError(
-                    f"replica {replica}: task {task} of process {process} in pod {self.pods[replica]} may run on CPUs "
-                    f"{cpus}, granted were {format_cpus(granted.visible)}",
+                    f"replica {replica}: task {task} of process {process} in pod {pod} may run on CPUs {cpus}, granted "
+                    f"were {format_cpus(granted.visible)}",
                     "the engine changes its own affinity (for OpenMP: unset OMP_PROC_BIND, GOMP_CPU_AFFINITY, "
                     "KMP_AFFINITY), or the policy was changed while we measured",
                 )
-            memory |= parse_cpus(nodes)
-        if self._pinned[replica] and self.placement.spec.memory == "local" and not memory <= set(granted.memory_nodes):
-            raise NotHonouredError(
-                f"replica {replica}: pod {self.pods[replica]} may take memory from NUMA nodes {format_cpus(memory)}, "
-                f"granted were {format_cpus(granted.memory_nodes)}",
-                "the policy was changed while we measured: start again",
-            )
+            if parse_cpus(nodes) != memory:
+                raise NotHonouredError(
+                    f"replica {replica}: task {task} of process {process} in pod {pod} may take memory from NUMA nodes "
+                    f"{nodes}, granted were {format_cpus(memory)}",
+                    "the policy was changed while we measured: start again",
+                )
         return {
             "tasks": len(tasks),
             "cpus": format_cpus(granted.visible),
             "memory_nodes": format_cpus(memory),
             "memory_by": self._memory_mode(replica) or ("balloons policy" if self._pinned[replica] else "nobody"),
-            "pod": self.pods[replica],
+            "pod": pod,
         }
 
     def close(self) -> None:
@@ -219,24 +219,3 @@ class PodGrant:
                 self._access.bring(pod, archive)
                 self._stored.add((pod, path))
         return path
-
-
-def _balloon_zone(
-    zones: Callable[[], Sequence[Zone] | None], container: str, cpus: frozenset[int]
-) -> frozenset[int] | None:
-    """The CPUs of a container's balloon: the parent of its own zone, else (where the policy shows no containers) the
-    balloon that has its CPUs. The plugin publishes a moment after it pins. None where nothing is published."""
-
-    def published() -> list[Zone | None] | None:
-        found = zones()
-        if found is None:
-            return [None]
-        by_name = {zone.name: zone for zone in found}
-        if container in by_name:
-            return [by_name.get(by_name[container].parent)]
-        holders = [zone for zone in found if not zone.parent and cpus <= zone.cpus]
-        return [holders[0]] if holders and not any(zone.parent for zone in found) else None
-
-    found = wait_until(published, ZONE_S)
-    zone = found[0] if found else None
-    return zone.cpus if zone is not None else None

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -26,15 +24,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 BALLOON = "balloon.balloons.resource-policy.nri.io"
 WAIT = "import signal,sys;signal.signal(15,lambda *a:sys.exit(0));print('up',flush=True);signal.pause()"
 GROUP = ("config.nri", "v1alpha1", "kube-system", "balloonspolicies")
-
-
-def until(holds: Callable[[], Any], seconds: float = 10.0) -> Any:
-    """What `holds` gives as soon as it is true."""
-    end = time.monotonic() + seconds
-    while not (value := holds()):
-        assert time.monotonic() < end, "this never came about"
-        time.sleep(0.005)
-    return value
 
 
 def pod_of(name: str, balloon: str = "", cpu: str = "2", **spec: Any) -> Json:
@@ -92,7 +81,7 @@ def verdict(cluster: Cluster, generation: int, name: str = "node.xeon2") -> Json
         entry = nodes.get("xeon2", {})
         return entry if entry.get("generation", 0) >= generation else None
 
-    found: Json = until(seen)
+    found: Json = cluster.store.until(seen)
     return found
 
 
@@ -116,7 +105,7 @@ def test_the_three_placements_are_pinned_and_published(cluster: Cluster, officia
     core = client.CoreV1Api(official)
     for name, balloon, cpu in (("va", "a", "2"), ("vb", "b", "2"), ("vc", "c", "4")):
         core.create_namespaced_pod("perf", pod_of(name, balloon, cpu))
-        until(functools.partial(runs, cluster, name))
+        cluster.store.until(functools.partial(runs, cluster, name))
     found = zones(cluster)
     topology = cluster.nodes["xeon2"].topology
     cores = {topology.cpu(int(cpu)).core for cpu in found["perf/va/c"].replace("-", ",").split(",")}
@@ -129,7 +118,7 @@ def test_the_three_placements_are_pinned_and_published(cluster: Cluster, officia
 def test_exec_has_channels_and_an_exit_status(cluster: Cluster, official: Any) -> None:
     core = client.CoreV1Api(official)
     core.create_namespaced_pod("perf", pod_of("p"))
-    until(lambda: phase(cluster, "p") == "Running")
+    cluster.store.until(lambda: phase(cluster, "p") == "Running")
 
     def run(*command: str) -> Any:
         arguments = {"command": list(command), "stdin": False, "stdout": True, "stderr": True, "tty": False}
@@ -152,15 +141,17 @@ def test_a_balloon_that_is_taken_is_not_yet_and_comes_free(cluster: Cluster, off
     verdict(cluster, cluster.put_policy("node.xeon2", policy_of())["metadata"]["generation"])
     core = client.CoreV1Api(official)
     core.create_namespaced_pod("perf", pod_of("first", "b"))
-    until(lambda: phase(cluster, "first") == "Running")
+    cluster.store.until(lambda: phase(cluster, "first") == "Running")
     core.create_namespaced_pod("perf", pod_of("second", "b"))
-    waiting = until(lambda: state(cluster, "second").get("waiting", {}).get("message") and state(cluster, "second"))
+    waiting = cluster.store.until(
+        lambda: state(cluster, "second").get("waiting", {}).get("message") and state(cluster, "second")
+    )
     assert waiting["waiting"]["reason"] == "CreateContainerError"
     assert waiting["waiting"]["message"].endswith(
         "balloon allocation for container perf/second/c failed: balloons: no suitable balloon instance available"
     )
     core.delete_namespaced_pod("first", "perf", grace_period_seconds=1)
-    until(lambda: phase(cluster, "second") == "Running")
+    cluster.store.until(lambda: phase(cluster, "second") == "Running")
 
 
 def test_a_dead_container_comes_back_as_a_ghost_when_the_policy_changes(cluster: Cluster, official: Any) -> None:
@@ -169,12 +160,12 @@ def test_a_dead_container_comes_back_as_a_ghost_when_the_policy_changes(cluster:
     body = pod_of("g1", "b")
     body["spec"]["containers"][0]["command"] = ["python3", "-c", "pass"]
     core.create_namespaced_pod("perf", body)
-    until(lambda: phase(cluster, "g1") == "Succeeded")
+    cluster.store.until(lambda: phase(cluster, "g1") == "Succeeded")
     assert "perf/g1/c" not in zones(cluster)
     verdict(cluster, cluster.put_policy("node.xeon2", policy_of(pinMemory=True))["metadata"]["generation"])
     assert "perf/g1/c" in zones(cluster)
     core.delete_namespaced_pod("g1", "perf")
-    until(lambda: "perf/g1/c" not in zones(cluster))
+    cluster.store.until(lambda: "perf/g1/c" not in zones(cluster))
     assert "b[0]" in zones(cluster), "its balloon stays until the next change"
     verdict(cluster, cluster.put_policy("node.xeon2", policy_of())["metadata"]["generation"])
     assert "b[0]" not in zones(cluster)
@@ -184,9 +175,9 @@ def test_a_gracefully_deleted_pod_leaves_no_ghost(cluster: Cluster, official: An
     verdict(cluster, cluster.put_policy("node.xeon2", policy_of())["metadata"]["generation"])
     core = client.CoreV1Api(official)
     core.create_namespaced_pod("perf", pod_of("g", "b"))
-    until(lambda: phase(cluster, "g") == "Running")
+    cluster.store.until(lambda: phase(cluster, "g") == "Running")
     core.delete_namespaced_pod("g", "perf", grace_period_seconds=2)
-    until(lambda: phase(cluster, "g") == "gone")
+    cluster.store.until(lambda: phase(cluster, "g") == "gone")
     verdict(cluster, cluster.put_policy("node.xeon2", policy_of(pinMemory=True))["metadata"]["generation"])
     assert "b[0]" not in zones(cluster)
 
@@ -196,7 +187,7 @@ def test_a_killed_plugin_leaves_its_success_and_pods_start_unpinned(cluster: Clu
     cluster.plugins["xeon2"].kill()
     assert verdict(cluster, 1)["status"] == "Success"
     client.CoreV1Api(official).create_namespaced_pod("perf", pod_of("p", "b"))
-    until(lambda: phase(cluster, "p") == "Running")
+    cluster.store.until(lambda: phase(cluster, "p") == "Running")
     assert "b[0]" not in zones(cluster)
 
 
@@ -247,7 +238,7 @@ def test_pods_fail_as_recorded(cluster: Cluster, official: Any, change: Json, re
         body["spec"]["volumes"] = [{"name": "v", "configMap": {"name": change["configmap"]}}]
     client.CoreV1Api(official).create_namespaced_pod("perf", body)
     if "order" in change:
-        until(lambda: phase(cluster, "p") == "Running")
+        cluster.store.until(lambda: phase(cluster, "p") == "Running")
         cluster.nodes["xeon2"].order("p", change["order"])
 
     def words() -> bool:
@@ -255,7 +246,7 @@ def test_pods_fail_as_recorded(cluster: Cluster, official: Any, change: Json, re
         pod = cluster.store.get(PODS, "p", "perf")
         return reason in str(pod["status"]) or any(event.reason == reason for event in events)
 
-    until(words)
+    cluster.store.until(words)
 
 
 def test_faults_hit_the_requests_that_they_name(cluster: Cluster, official: Any) -> None:
@@ -279,9 +270,9 @@ def test_what_is_owned_goes_with_its_owner(cluster: Cluster, official: Any) -> N
         {"apiVersion": "v1", "kind": "ConfigMap", "name": "m", "uid": owner.metadata.uid}
     ]
     core.create_namespaced_pod("perf", body)
-    until(lambda: phase(cluster, "p") == "Running")
+    cluster.store.until(lambda: phase(cluster, "p") == "Running")
     core.delete_namespaced_config_map("m", "perf")
-    until(lambda: phase(cluster, "p") == "gone")
+    cluster.store.until(lambda: phase(cluster, "p") == "gone")
 
 
 def test_a_watch_of_a_forgotten_version_is_gone_and_goes_on_after_a_new_list(cluster: Cluster, official: Any) -> None:

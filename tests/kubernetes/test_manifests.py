@@ -16,6 +16,7 @@ from pytest_nriperf.errors import NotHonouredError, NriperfError, SettingsError
 from pytest_nriperf.provision import manifests
 from pytest_nriperf.provision.balloon_types import choose_type, plan_types, with_types
 from pytest_nriperf.provision.honoured import Seen, granted_placement
+from pytest_nriperf.provision.policy_zones import Published
 from pytest_nriperf.settings import NodeProfile
 from pytest_nriperf.topology import simulated_topology
 from tests.kubernetes.double.balloons_policy import Container, Policy
@@ -71,8 +72,10 @@ def test_managed_policies_are_valid_and_grant_what_was_planned(spec: BalloonSpec
         policy.add(container)
         assert container.pinned is not None
         zone = next(b for b in policy.balloons if container in b.containers)
-        seen.append(Seen(f"p{number}", container.pinned, frozenset(), policy.tree.cpus(zone.mask)))
-    granted = granted_placement(placement, seen, MACHINE)
+        told = Published(policy.tree.cpus(zone.mask), container.pinned)
+        memory = frozenset(range(4) if container.memory is None else container.memory)
+        seen.append(Seen(f"p{number}", container.pinned, memory, told))
+    granted = granted_placement(placement, seen, MACHINE, frozenset([0]))
     planned = [MACHINE.nodes_of(replica.allocated) for replica in placement.replicas]
     # Where a replica of numa="any" needs several NUMA nodes, which ones is a prediction.
     if spec.numa != "any" or all(len(nodes) == 1 for nodes in planned):
@@ -146,25 +149,75 @@ def test_a_type_of_the_node_is_found_by_what_it_does() -> None:
         choice(BalloonSpec(cpus=4), [sharing, small])
 
 
+def told(balloon: Any, pinned: Any = None, *others: str) -> Published:
+    """What a plugin publishes of a container."""
+    return Published(frozenset(balloon), None if pinned is None else frozenset(pinned), others)
+
+
 @pytest.mark.parametrize(
-    ("spec", "cpus", "zone", "text"),
+    ("spec", "cpus", "published", "text"),
     [
         (BalloonSpec(cpus=2), range(32), None, "not pinned at all"),
         (BalloonSpec(cpus=2), [1, 2], None, "not whole cores"),
         (BalloonSpec(cpus=2), [1, 17, 2], None, "3 allocated CPUs"),
         (BalloonSpec(cpus=2, hyperthreads="spread"), [1, 17], None, "two threads of a core"),
-        (BalloonSpec(cpus=4, hyperthreads="hidden"), [1, 17], [1, 17], "2 allocated CPUs"),
+        (BalloonSpec(cpus=4, hyperthreads="hidden"), [1, 17], told([1, 17]), "2 allocated CPUs"),
+        (BalloonSpec(cpus=4, hyperthreads="hidden"), [1, 2], told([1, 2, 17]), "published balloon has CPUs 1-2,17"),
         (BalloonSpec(cpus=4, numa="single"), [3, 19, 4, 20], None, "span several NUMA nodes"),
-        (BalloonSpec(cpus=2), [4, 5], [1, 17], "static CPU manager"),
+        (BalloonSpec(cpus=2), [0, 16], told([0, 16]), "CPUs 0 are reserved for system pods"),
+        (BalloonSpec(cpus=2), [4, 5], told([1, 17], [1, 17]), "the plugin gave it CPUs 1,17: .*static CPU manager"),
+        (BalloonSpec(cpus=2), [4, 20], told([4, 20], [1, 17]), "says that it gave CPUs 1,17; .*static CPU manager"),
+        (BalloonSpec(cpus=2), [4, 20], told([]), "no published balloon has them; .*static CPU manager"),
+        (BalloonSpec(cpus=2), [4, 20], told([4, 5, 20, 21]), "the published balloon has CPUs 4-5,20-21"),
+        (
+            BalloonSpec(cpus=2),
+            [4, 20],
+            told([4, 20], [4, 20], "default/shop/c"),
+            r"holds other containers too \(default/shop/c\); .*preferNewBalloons",
+        ),
     ],
 )
 def test_what_was_not_honoured_is_told_with_its_likely_cause(
-    spec: BalloonSpec, cpus: Any, zone: Any, text: str
+    spec: BalloonSpec, cpus: Any, published: Published | None, text: str
 ) -> None:
     placement = place(spec, MACHINE, allowed=MACHINE.online, reserved=[0])
-    view = Seen("p", frozenset(cpus), frozenset([0]), None if zone is None else frozenset(zone))
+    view = Seen("p", frozenset(cpus), frozenset([0]), published)
     with pytest.raises(NotHonouredError, match=text):
-        granted_placement(placement, [view], MACHINE)
+        granted_placement(placement, [view], MACHINE, frozenset([0]))
+
+
+def test_a_policy_that_the_plugin_rejects_is_a_likely_cause() -> None:
+    placement = place(BalloonSpec(cpus=2), MACHINE, allowed=MACHINE.online, reserved=[0])
+    text = r"3 allocated CPUs; the node does not follow the policy .* rejects it \(balloons: MinCpus\): mend the policy"
+    with pytest.raises(NotHonouredError, match=text):
+        granted_placement(
+            placement, [Seen("p", frozenset([1, 2, 3]), frozenset())], MACHINE, rejected="balloons: MinCpus"
+        )
+
+
+@pytest.mark.parametrize(
+    ("asked", "allowed", "text"),
+    [
+        ("local", [0], ""),
+        # Not pinned, or widened for what the container may need: the worker binds itself to the nearest.
+        ("local", [0, 1, 2, 3], ""),
+        ("local", [2], r"asked for memory='local', granted was memory of NUMA nodes 2 alone, without 0; .*memoryTypes"),
+        ("interleave", [0, 1], ""),
+        ("interleave", [1], "asked for memory='interleave', .* without 0"),
+        ("any", [0, 1, 2, 3], ""),
+        ("any", [0], r"asked for memory='any', .*NUMA nodes 0 alone, without 1-3; the balloon type pins memory"),
+        ("any", [], ""),
+    ],
+)
+def test_memory_may_come_from_where_it_was_asked_for(asked: str, allowed: list[int], text: str) -> None:
+    placement = place(BalloonSpec(cpus=2, memory=asked), MACHINE, allowed=MACHINE.online, reserved=[0])
+    view = Seen("p", frozenset([1, 17]), frozenset(allowed), told([1, 17]))
+    if text:
+        with pytest.raises(NotHonouredError, match=text):
+            granted_placement(placement, [view], MACHINE)
+    else:
+        granted = granted_placement(placement, [view], MACHINE)
+        assert granted.replicas[0].memory_nodes == (() if asked == "any" else (0,))
 
 
 def test_replicas_that_share_a_cpu_are_not_honoured() -> None:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import time
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from pytest_nriperf.balloons import BalloonSpec, Placement
+from pytest_nriperf.balloons import BalloonSpec
 from pytest_nriperf.errors import (
     EnvironmentFault,
     MemoryFault,
     NodeBusyError,
-    NotHonouredError,
     NriperfError,
     PlacementError,
     ProvisionError,
@@ -24,11 +21,9 @@ from pytest_nriperf.errors import (
 )
 from pytest_nriperf.generate.models import parse_model
 from pytest_nriperf.generate.process import WorkerGenerator
-from pytest_nriperf.provision.balloon_types import TypePlan, plan_types
 from pytest_nriperf.provision.pod_grant import PodGrant
 from pytest_nriperf.provision.pod_stream import PodStream
 from pytest_nriperf.seams import Launch, Prompt, RunData, Work
-from pytest_nriperf.topology import Topology
 from tests.kubernetes.conftest import Make
 from tests.kubernetes.double.cluster import Cluster
 from tests.kubernetes.double.faults import Fault
@@ -108,29 +103,6 @@ def test_managed_types_give_what_was_asked_for(make: Make, spec: BalloonSpec) ->
         assert grant.mechanism == "balloons policy"
 
 
-def test_types_that_exclude_each_other_are_written_one_after_the_other(cluster: Cluster, make: Make) -> None:
-    # Four cores' threads reach over NUMA nodes of two cores; where others keep to a node each, the policy would put
-    # them all into the last node, second threads included.
-    spread, single = BalloonSpec(cpus=4, hyperthreads="spread"), BalloonSpec(cpus=2, replicas="numa")
-    before = policies(cluster)
-    provisioner = make(policy="manage")
-    with provisioner.session([spread, single]):
-        for spec in (spread, single, spread):
-            with provisioner.provision(spec) as grant:
-                assert len(grant.placement.replicas[0].allocated) == grant.placement.cpus
-        with (
-            provisioner.provision(single),
-            pytest.raises(ProvisionError, match=r"balloon that is open .* exclude each other.*one after the other"),
-            provisioner.provision(spread),
-        ):
-            pass
-        # One that was not announced and reaches over nodes without spreading goes with either.
-        with provisioner.provision(spread) as grant, provisioner.provision(BalloonSpec(cpus=6)) as other:
-            assert grant.placement.cpus == 4
-            assert other.placement.cpus == 6
-    assert policies(cluster) == before
-
-
 def test_the_topology_is_read_once_a_boot(cluster: Cluster, make: Make) -> None:
     first = make()
     assert first.topology().snc == 2
@@ -142,79 +114,6 @@ def test_the_topology_is_read_once_a_boot(cluster: Cluster, make: Make) -> None:
     again = make()
     again.topology()
     assert len([change for change in cluster.store.history if change.kind is PODS]) > created
-
-
-def test_a_balloon_that_nobody_announced_gets_its_types_too(cluster: Cluster, make: Make) -> None:
-    before = policies(cluster)
-    provisioner = make(policy="manage")
-    with provisioner.session([]), provisioner.provision(BalloonSpec(cpus=2)) as grant:
-        assert grant.placement.cpus == 2
-    assert policies(cluster) == before
-
-
-def test_types_that_the_plugin_rejects_do_not_stand_in_the_way_of_others(
-    cluster: Cluster, make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = policies(cluster)
-    provisioner = make(policy="manage")
-
-    def wrong_for_four(placement: Placement, topology: Topology, session: str) -> TypePlan:
-        plan = plan_types(placement, topology, session)
-        types = tuple({**entry, "minCPUs": 99} for entry in plan.types)
-        return replace(plan, types=types) if placement.cpus == 4 else plan
-
-    monkeypatch.setattr("pytest_nriperf.provision.kubernetes.plan_types", wrong_for_four)
-    with provisioner.session([]):
-        for cpus in (2, 4, 6, 4, 2):
-            with contextlib.ExitStack() as undo:
-                if cpus == 4:
-                    undo.enter_context(pytest.raises(ProvisionError, match=r"rejects our change.*MinCpus \(99\)"))
-                grant = undo.enter_context(provisioner.provision(BalloonSpec(cpus=cpus)))
-                assert grant.placement.cpus == cpus
-    assert policies(cluster) == before
-
-
-def test_manage_keeps_a_policy_of_the_node_and_its_labels(cluster: Cluster, make: Make) -> None:
-    from tests.kubernetes.double.cluster import default_policy
-
-    metadata = {"labels": {"team": "a"}, "annotations": {"why": "because"}}
-    cluster.put_policy("node.xeon2", default_policy() | {"pinMemory": False}, metadata)
-    before = policies(cluster)
-    with make(policy="manage").session([BalloonSpec(cpus=2)]):
-        assert policies(cluster) != before
-    assert policies(cluster) == before
-
-
-def test_manage_refuses_by_name_where_others_run(cluster: Cluster, make: Make) -> None:
-    cluster.add_pod("shop", "xeon2")
-    with (
-        pytest.raises(ProvisionError, match=r"runs other workloads.*default/shop; drain them.*shared = true"),
-        make(policy="manage").session([BalloonSpec(cpus=2)]),
-    ):
-        pass
-    with make(policy="manage", shared=True).session([BalloonSpec(cpus=2)]):
-        pass
-    assert cluster.leftovers() == []
-
-
-def test_a_ghost_of_others_is_outlived(cluster: Cluster, make: Make) -> None:
-    cluster.add_pod("job", "xeon2")
-    cluster.end_pod("job")
-    spec = BalloonSpec(cpus=2)
-    provisioner = make(policy="manage")
-
-    def change(pod: Json) -> None:
-        pod["status"]["phase"] = "Succeeded"
-
-    import threading
-
-    timer = threading.Timer(0.7, cluster.remove_pod, ("job",))
-    timer.start()
-    with provisioner.session([spec]), provisioner.provision(spec) as grant:
-        assert grant.placement.cpus == 2
-        zones = provisioner.policy.zones() or []
-        assert not any("job" in zone.name for zone in zones)
-    timer.join()
 
 
 def test_one_measurement_per_node(cluster: Cluster, make: Make) -> None:
@@ -265,55 +164,7 @@ def test_a_lease_of_a_dead_process_of_this_machine_is_taken_over_at_once(cluster
 def test_a_lease_is_renewed_while_it_is_held(cluster: Cluster, make: Make) -> None:
     with make(lease_s=1).session([]):
         first = cluster.store.all(LEASES)[0]["spec"]["renewTime"]
-        end = time.monotonic() + 5
-        while cluster.store.all(LEASES)[0]["spec"]["renewTime"] == first:
-            assert time.monotonic() < end
-            time.sleep(0.01)
-
-
-@pytest.mark.parametrize("policy", ["annotate", "manage"])
-def test_an_unpinned_pod_is_not_believed(cluster: Cluster, make: Make, policy: str) -> None:
-    provisioner = make(policy=policy)
-    spec = BalloonSpec(cpus=2)
-    with provisioner.session([spec]):
-        cluster.plugins["xeon2"].kill()
-        with (
-            pytest.raises(NotHonouredError, match="not connected to the container runtime"),
-            provisioner.provision(spec),
-        ):
-            pass
-        cluster.plugins["xeon2"].start()
-
-
-def test_a_dead_plugin_is_found_before_anything_is_measured(cluster: Cluster, make: Make) -> None:
-    from pytest_nriperf.provision import node_policy
-
-    cluster.plugins["xeon2"].kill()
-    before = node_policy.VERDICT_S
-    node_policy.VERDICT_S = 0.5
-    try:
-        with (
-            pytest.raises(ProvisionError, match="says nothing about our change"),
-            make(policy="manage").session([BalloonSpec(cpus=2)]),
-        ):
-            pass
-    finally:
-        node_policy.VERDICT_S = before
-    assert cluster.leftovers() == []
-
-
-def test_a_rejected_policy_shows_the_plugins_words(cluster: Cluster, make: Make) -> None:
-    provisioner = make(policy="manage")
-    provisioner.session_id = "x"
-    cluster.put_policy(
-        "default", {"reservedResources": {"cpu": "1"}, "balloonTypes": [{"name": "nriperf-x-touch"}] * 2}
-    )
-    with (
-        pytest.raises(ProvisionError, match=r"rejects our change.*two balloon types with the same name"),
-        provisioner.session([]),
-    ):
-        pass
-    assert cluster.leftovers() == ["balloonspolicies/default"] or cluster.leftovers() == []
+        cluster.store.until(lambda: cluster.store.all(LEASES)[0]["spec"]["renewTime"] != first)
 
 
 @pytest.mark.parametrize(

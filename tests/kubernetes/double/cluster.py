@@ -82,7 +82,7 @@ class Cluster:
             plugin.kill()
         self.server.drop_connections()
         self.server.server_close()
-        for runner in self.runners.values():
+        for runner in list(self.runners.values()):
             runner.join(5)
         if self._own:
             shutil.rmtree(self.folder, ignore_errors=True)

@@ -100,6 +100,8 @@ class Kubelet:
         self.lost = threading.Event()
         self.stopping = threading.Event()
         self.processes: dict[str, Process] = {}
+        # What kubelet's static CPU manager gives to every container, over the plugin's head.
+        self.exclusive: frozenset[int] | None = None
         self.orders: dict[str, tuple[str, str]] = {}
         self.machine_cpus = frozenset(os.sched_getaffinity(0))
         folder.mkdir(parents=True, exist_ok=True)
@@ -209,7 +211,7 @@ class Kubelet:
 
     def pin(self, process: Process, container: Container) -> None:
         """Take over what the plugin says; without a word of it a container may use every CPU."""
-        process.cpus = self.topology.online if container.pinned is None else container.pinned
+        process.cpus = self.exclusive or (self.topology.online if container.pinned is None else container.pinned)
         everywhere = tuple(node.id for node in self.topology.nodes)
         process.memory = everywhere if container.memory is None else container.memory
 
@@ -250,7 +252,14 @@ class Kubelet:
         self._started.append(started)
         if process.dead:
             process.kill()
+            started.wait()
         return started
+
+    def keep(self, uid: str, process: Process) -> None:
+        """A container that was launched is ours to end, also when the double ends meanwhile."""
+        self.processes[uid] = process
+        if self.stopping.is_set():
+            process.kill()
 
     def refresh_proc(self, process: Process) -> None:
         """Where the node is not this machine: its /proc as the container would see it."""

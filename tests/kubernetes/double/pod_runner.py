@@ -114,7 +114,7 @@ class PodRunner(threading.Thread):
         except FileNotFoundError as error:
             self._start_error(str(error))
             return None
-        self.kubelet.processes[self.uid] = process
+        self.kubelet.keep(self.uid, process)
         self.event("Normal", "Started", "Container started")
         self.report("Running", {"running": {"startedAt": now()}}, podIP="10.99.0.22", podIPs=[{"ip": "10.99.0.22"}])
         return process

@@ -114,6 +114,16 @@ class Store:
             found = [change for change in self.history if change.version > version and change.kind in kinds]
             return found, max(version, self.version)
 
+    def until(self, holds: Callable[[], Any], timeout_s: float = 10.0) -> Any:
+        """What `holds` gives once it is true, asked again after each change of anything."""
+        end = time.monotonic() + timeout_s
+        version = self.version
+        while not (value := holds()):
+            left = end - time.monotonic()
+            assert left > 0, "this never came about"
+            _, version = self.since(version, timeout_s=left)
+        return value
+
     def _put(self, kind: Kind, key: tuple[str, str], body: Json, type_: str) -> Json:
         self.version += 1
         body["metadata"]["resourceVersion"] = str(self.version)
