@@ -300,7 +300,9 @@ class KubernetesProvisioner:
             return reader(self._known)(path)
         if self._fresh is None:
             answer = self._access.ask(self.observer(), "show", *fresh_words())
-            self._fresh = files_of(answer, ("/sys", "/proc"), self.node)
+            fresh = files_of(answer, ("/sys", "/proc"), self.node)
+            self._cache.check(self._object, self._known, fresh)
+            self._fresh = fresh
         return reader(self._fresh)(path)
 
     def _place(self, spec: BalloonSpec) -> Placement:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -16,8 +17,10 @@ from pytest_nriperf.topology import FILES, Topology, read_topology_from
 Json = dict[str, Any]
 Files = dict[str, str]
 
+ONLINE = "/sys/devices/system/cpu/online"
 # What describes the node's treatment and state: read anew for each session.
 FRESH_SYS = (
+    ONLINE.removeprefix("/sys/"),
     "class/dmi/id/bios_version",
     "class/dmi/id/bios_date",
     "class/dmi/id/product_name",
@@ -88,7 +91,7 @@ def files_of(answer: bytes, roots: tuple[str, ...], node: str) -> Files:
 
 
 class TopologyCache:
-    """Topology files by the node's uid and boot: another boot may have another SNC mode."""
+    """Topology files by the node's uid and boot (another boot may have another SNC mode), and by what is read."""
 
     def __init__(self, folder: Path | None = None) -> None:
         base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
@@ -112,9 +115,21 @@ class TopologyCache:
         except OSError:
             return
 
+    def check(self, node: Json, known: Mapping[str, str], fresh: Mapping[str, str]) -> None:
+        """Forgets the files of a node, and raises ProvisionError, when its CPUs are others now."""
+        then, now = (files.get(ONLINE, "").strip() for files in (known, fresh))
+        if now == then:
+            return
+        self._path(node).unlink(missing_ok=True)
+        raise ProvisionError(
+            f"node {node['metadata']['name']}: CPUs {now} are online, {then} were when its topology was read",
+            "start again: it will be read anew; or bring them back (echo 1 > /sys/devices/system/cpu/cpuN/online)",
+        )
+
     def _path(self, node: Json) -> Path:
         boot = str(((node.get("status") or {}).get("nodeInfo") or {}).get("bootID", ""))
-        return self.folder / f"{node['metadata']['uid']}-{boot}.json.gz"
+        what = hashlib.sha256(" ".join(topology_words()).encode()).hexdigest()[:8]
+        return self.folder / f"{node['metadata']['uid']}-{boot}-{what}.json.gz"
 
 
 def topology_of(files: Mapping[str, str], node: str) -> Topology:

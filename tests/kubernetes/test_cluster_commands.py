@@ -150,9 +150,11 @@ import pytest
 @pytest.mark.requires_node(threads_per_core=2)
 @pytest.mark.llm(model="sim:itl=2ms,ttft=5ms")
 @pytest.mark.balloon(cpus=2, replicas=2)
-def test_chat(llm):
+@pytest.mark.gate("itl")
+def test_chat(llm, baseline):
     m = llm.measure("hello", max_new_tokens=4, requests=2)
     assert len(m.runs) == 2
+    baseline.check(m)
 """
 
 
@@ -167,11 +169,14 @@ def test_a_session_on_two_nodes_one_after_the_other(cluster: Cluster, tmp_path: 
         "--nri-node=xeon2,xeon3",
         "--nri-runs=2",
         "--nri-manage",
+        "--nri-accept=missing",
         "-p",
         "no:cacheprovider",
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 passed" in done.stdout
+    accepted = sorted(file.relative_to(tmp_path).as_posix() for file in tmp_path.glob("baselines/**/*.json"))
+    assert accepted == [f"baselines/{node}-simulated/test_suite.json" for node in ("xeon2", "xeon3")]
     assert "node xeon2" in done.stdout
     assert "node xeon3" in done.stdout
     assert re.search(r"^nodes side by side +xeon2 +xeon3\ntest_suite.py::test_chat +ttft +", done.stdout, re.MULTILINE)

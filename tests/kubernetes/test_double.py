@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,10 +14,14 @@ from kubernetes.stream import stream
 from urllib3.exceptions import HTTPError
 
 from pytest_nriperf.provision import cluster as provision_cluster
+from pytest_nriperf.topology import Topology
 from tests.kubernetes.double.api import Request
+from tests.kubernetes.double.balloons_policy import Container
 from tests.kubernetes.double.cluster import Cluster
 from tests.kubernetes.double.faults import Fault
-from tests.kubernetes.double.kinds import CONFIG_MAPS, PODS, POLICIES, ZONES, Json
+from tests.kubernetes.double.kinds import CONFIG_MAPS, EVENTS, PODS, POLICIES, ZONES, Json
+from tests.kubernetes.double.kubelet import Process
+from tests.kubernetes.double.validation import fill
 
 # The official client leaves sockets of unfinished responses to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -189,6 +194,39 @@ def test_a_killed_plugin_leaves_its_success_and_pods_start_unpinned(cluster: Clu
     client.CoreV1Api(official).create_namespaced_pod("perf", pod_of("p", "b"))
     cluster.store.until(lambda: phase(cluster, "p") == "Running")
     assert "b[0]" not in zones(cluster)
+
+
+def test_a_plugin_that_comes_back_pins_what_started_without_it(cluster: Cluster, official: Any) -> None:
+    verdict(cluster, cluster.put_policy("node.xeon2", policy_of())["metadata"]["generation"])
+    cluster.plugins["xeon2"].kill()
+    client.CoreV1Api(official).create_namespaced_pod("perf", pod_of("p", "b"))
+    cluster.store.until(lambda: phase(cluster, "p") == "Running")
+    cluster.plugins["xeon2"].start()
+    cluster.store.until(lambda: "b[0]" in zones(cluster))
+    assert zones(cluster)["perf/p/c"] == zones(cluster)["b[0]"]
+
+
+def test_a_container_that_starts_while_the_double_ends_is_ended_too(
+    node_topology: Topology, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launched: list[Process] = []
+    with Cluster() as cluster:
+        kubelet = cluster.add_node("xeon2", node_topology)
+        launch = kubelet.launch
+
+        def while_it_ends(pod: Json, mounts: dict[str, Path], container: Container) -> Process:
+            launched.append(launch(pod, mounts, container))
+            kubelet.close()
+            return launched[-1]
+
+        monkeypatch.setattr(kubelet, "launch", while_it_ends)
+        body = pod_of("p")
+        body["metadata"]["namespace"] = "perf"
+        fill(PODS, body)
+        cluster.store.create(PODS, body)
+        cluster.store.until(lambda: any(event["reason"] == "Started" for event in cluster.store.all(EVENTS)))
+    assert launched[0].main is not None
+    assert launched[0].main.returncode is not None
 
 
 @pytest.mark.parametrize(

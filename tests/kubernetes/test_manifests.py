@@ -28,6 +28,14 @@ from tests.kubernetes.double.validation import Schemas, check
 
 ROOT = Path(__file__).parents[2]
 REAL = next((p for p in (ROOT.parents[1] / "shared/data", ROOT.parent / "shared/data") if p.is_dir()), None)
+ONLY_SIMPLE = {
+    "cpuClass",
+    "preferSpreadOnPhysicalCores",
+    "allocatorTopologyBalancing",
+    "preferCloseToDevices",
+    "preferIsolCpus",
+    "preferCoreType",
+}
 MACHINE = simulated_topology("sim:2s8c2t-snc2")
 
 specs = st.builds(
@@ -60,6 +68,8 @@ def test_managed_policies_are_valid_and_grant_what_was_planned(spec: BalloonSpec
         return
     plan = plan_types(placement, MACHINE, "abcd1234")
     body = manifests.policy("xeon1", "kube-system", with_types(default_policy(), [plan], "0"), {}, "abcd1234", "null")
+    composites = [entry for entry in plan.types if "components" in entry]
+    assert not any(ONLY_SIMPLE & entry.keys() for entry in composites), "the plugin rejects these of a composite"
     for schema in schemas():
         checked = {key: value for key, value in body.items() if key != "metadata"}
         assert list(unknown_fields(checked, schema)) == []

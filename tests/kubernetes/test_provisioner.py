@@ -116,6 +116,20 @@ def test_the_topology_is_read_once_a_boot(cluster: Cluster, make: Make) -> None:
     assert len([change for change in cluster.store.history if change.kind is PODS]) > created
 
 
+def test_cpus_that_went_offline_in_this_boot_make_the_topology_be_read_anew(cluster: Cluster, make: Make) -> None:
+    first = make()
+    assert first.describe().read("/proc/sys/kernel/osrelease")
+    first.close()
+    (cluster.nodes["xeon2"].folder / "sys/devices/system/cpu/online").write_text("0-14\n")
+    again = make()
+    with pytest.raises(ProvisionError, match=r"node xeon2: CPUs 0-14 are online, 0-15 were when .*start again"):
+        again.describe().read("/proc/sys/kernel/osrelease")
+    again.close()
+    anew = make()
+    assert len(anew.topology().online) == 15
+    assert anew.describe().read("/proc/sys/kernel/osrelease")
+
+
 def test_one_measurement_per_node(cluster: Cluster, make: Make) -> None:
     first, second = make(), make()
     busy = pytest.raises(NodeBusyError, match=r"node xeon2 is being measured by .* process \d+ since 20")

@@ -141,6 +141,8 @@ class Plugin:
         """The runtime creates a container: pin it. False when nobody is connected. NoBalloon when it cannot be."""
         with self._lock:
             if not self.connected:
+                # It runs unpinned until a plugin comes back and is told of all that runs.
+                self._containers.append(container)
                 return False
             assert self.policy is not None
             self.policy.add(container)
