@@ -17,7 +17,7 @@ from pytest_nriperf.stats.planning import POWER
 # Sessions from which a test says itself how much its sessions differ.
 ENOUGH_SESSIONS = 3
 # Sessions are ranked as units where their means are about equally exact: one has at most so many times another's runs.
-ALIKE_RUNS = 2
+ALIKE_RUNS = 1.5
 SIMULATED = SessionSpread(guess_degrees=math.inf, source="simulated: sessions do not differ")
 AS_UNITS = replace(NO_SPREAD, source="sessions as units")
 
@@ -72,7 +72,13 @@ def session_spread(now: Logs, baseline: Logs, noise: SessionSpread | None = None
     The sessions of both sides tell, and `noise` where it is evidence (a noise check of this very test). What `noise`
     guesses from other tests counts only until there are sessions enough.
     """
-    own = tuple(group for group in (session_means(baseline), session_means(now)) if group.degrees)
+    within = session_means(now + baseline).within
+    # Sessions of a single run do not say what runs vary by: the other side does.
+    own = tuple(
+        group if group.within else replace(group, within=within)
+        for group in (session_means(baseline), session_means(now))
+        if group.degrees
+    )
     checked = () if noise is None else noise.evidence
     evidence = (*checked, *own)
     if sum(group.degrees for group in evidence) >= ENOUGH_SESSIONS - 1:

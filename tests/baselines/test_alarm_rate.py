@@ -1,6 +1,6 @@
 """How often unchanged code is called worse, where that is hardest to keep: seeded, with bounds that chance keeps.
 
-`benchmarks/alarm_rate.py` looks closer, with a hundred times as many cases. Sessions of these nodes differ more than
+`benchmarks/alarm_rate.py` looks closer, with many more cases. Sessions of these nodes differ more than
 their runs do, so a rule that takes the spread between sessions for known alarms in a large part of the cases.
 """
 
@@ -17,7 +17,7 @@ from pytest_nriperf.baselines.noise import NodeNoise, measured_noise
 
 KEY = BaselineKey("test_chat", "cpus=1", "m", "w")
 OTHERS = [BaselineKey(f"test_{number}", "cpus=1", "m", "w") for number in range(3)]
-ALPHA, CASES = 0.05, 160
+ALPHA, CASES = 0.05, 300
 RUNS, SESSIONS = 0.015, 0.03
 # Four standard errors above alpha.
 MOST = CASES * ALPHA + 4 * math.sqrt(CASES * ALPHA * (1 - ALPHA))
