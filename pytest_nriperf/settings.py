@@ -20,6 +20,15 @@ from pytest_nriperf.units import parse_cpus, parse_seconds
 FAIL_ON = ("worse", "unknown", "missing", "incomparable")
 ACCEPT = ("", "missing", "all")
 REFERENCE = ("auto", "on", "off")
+HYPERTHREADS = ("paired", "spread", "hidden")
+# How a profile's setting is written, by the type of its field.
+_WRITTEN = {
+    "str": "text in quotes",
+    "bool": "true or false",
+    "Mapping[str, str]": 'a table of texts: {name = "text"}',
+    "tuple[str, ...]": 'a list of texts: ["text"]',
+    "tuple[Mapping[str, Any], ...]": 'a list of tables: [{key = "text"}]',
+}
 
 
 @dataclass(frozen=True)
@@ -55,17 +64,19 @@ class RunPlan:
 
 @dataclass(frozen=True)
 class NodeProfile:
-    """`[tool.nriperf.nodes.NAME]`: how to reach a node and what to use there. Empty means the cluster's default.
+    """`[tool.nriperf.nodes.NAME]`: how to reach a node and what to use there. Empty means the default of the cluster or
+    of the kubeconfig's context.
 
     `balloon_types` maps our hyperthread kinds (`spread`, `paired`, `hidden`) to types of the node's own policy
     (annotate mode). `model_path` is where the model lies in the image, `model_claim` a persistent volume claim,
-    `model_host_path` a folder of the node, both mounted there.
+    `model_host_path` a folder of the node, both mounted there. Amounts are Kubernetes quantities. Raises SettingsError
+    naming profile and setting.
     """
 
     name: str
     node: str = ""
     context: str = ""
-    namespace: str = "default"
+    namespace: str = ""
     image: str = ""
     policy: str = "annotate"
     policy_namespace: str = "kube-system"
@@ -83,7 +94,6 @@ class NodeProfile:
     memory_limit: str = ""
     python: str = "python3"
     host_pid: bool = False
-    reserved: str = ""
     treatment: tuple[str, ...] = ()
     identity: tuple[str, ...] = ()
 
@@ -91,6 +101,29 @@ class NodeProfile:
         if self.policy not in ("annotate", "manage"):
             raise SettingsError(
                 f"node profile {self.name}: policy = {self.policy!r} is no policy mode", "write 'annotate' or 'manage'"
+            )
+        if unknown := sorted(set(self.balloon_types) - set(HYPERTHREADS)):
+            raise SettingsError(
+                f"node profile {self.name}: balloon_types has a type for {unknown[0]!r}",
+                f"the kinds are {', '.join(HYPERTHREADS)}",
+            )
+        self._check_model()
+        for key, amount in {"memory_limit": self.memory_limit or "1", **self.resources}.items():
+            if not re.fullmatch(r"[0-9]+(\.[0-9]+)?(m|k|[KMGTPE]i?)?", amount):
+                raise SettingsError(
+                    f"node profile {self.name}: {key} = {amount!r} is no quantity", 'write for example "64Gi"'
+                )
+
+    def _check_model(self) -> None:
+        if self.model_claim and self.model_host_path:
+            raise SettingsError(
+                f"node profile {self.name}: both model_claim and model_host_path are set",
+                "both would be mounted at model_path: keep one",
+            )
+        if (self.model_claim or self.model_host_path) and not self.model_path.startswith("/"):
+            raise SettingsError(
+                f"node profile {self.name}: model_path = {self.model_path!r} is no place to mount the model at",
+                'write the path in the pod, for example model_path = "/models"',
             )
 
 
@@ -228,8 +261,25 @@ def _profile(name: str, table: Any, source: Path) -> NodeProfile:
                 f"{source}: node profile {name} has no setting {key!r}",
                 f"did you mean {close[0]!r}?" if close else f"known are {', '.join(sorted(known))}",
             )
-        values[field_name] = tuple(value) if isinstance(value, list) else value
+        values[field_name] = _formed(f"{source}: node profile {name}: {key}", str(known[field_name].type), value)
     return NodeProfile(name=name, **values)
+
+
+def _formed(what: str, form: str, value: Any) -> Any:
+    """A profile's setting in the form of its field."""
+    if {"str": str, "bool": bool}.get(form) is type(value):
+        return value
+    if (
+        form.startswith("Mapping")
+        and isinstance(value, dict)
+        and all(type(each) in (str, int) for each in value.values())
+    ):
+        return {str(key): str(member) for key, member in value.items()}
+    if form.startswith("tuple") and isinstance(value, list):
+        kind = dict if "Mapping" in form else str
+        if all(isinstance(each, kind) for each in value):
+            return tuple(value)
+    raise SettingsError(f"{what} = {value!r} has the wrong form", f"write {_WRITTEN[form]}")
 
 
 def _convert(key: str, value: Any) -> Any:

@@ -84,12 +84,12 @@ def _far(name: str) -> tuple[Examined | None, list[Finding]]:
     findings = []
     with contextlib.closing(kubernetes_provisioner(name, read_settings(Path.cwd()), worker_archive)) as node:
         for fact in checkup(node):
-            if fact.wrong:
+            if fact.level == "spoils":
                 effect = "no measurement can start"
                 mend = fact.mend or "see docs/kubernetes.md"
-                findings.append(Finding(fact.name, "spoils", fact.found, effect, "certain", mend))
+                findings.append(Finding(fact.name, fact.level, fact.found, effect, "certain", mend))
             else:
-                findings.append(Finding(fact.name, "good", fact.found))
+                findings.append(Finding(fact.name, fact.level, fact.found, mend=fact.mend))
         if any(finding.level == "spoils" for finding in findings):
             return None, findings
         description = node.describe()

@@ -12,6 +12,7 @@ from textwrap import fill
 from pytest_nriperf.balloons import BalloonSpec, Placement, most_replicas, place
 from pytest_nriperf.balloons.tree import TIES
 from pytest_nriperf.cli.topology import find_node
+from pytest_nriperf.errors import UsageError
 from pytest_nriperf.generate.archive import worker_archive
 from pytest_nriperf.provision.kubernetes import kubernetes_provisioner
 from pytest_nriperf.provision.manifests import to_yaml
@@ -91,6 +92,11 @@ def run(options: argparse.Namespace) -> int:
 
 def _far(options: argparse.Namespace, spec: BalloonSpec) -> int:
     """On a Kubernetes node: the manifests, with what is drawn elsewhere as comments before them."""
+    if options.allowed is not None or options.reserved is not None or options.ties != TIES[0]:
+        raise UsageError(
+            f"--allowed, --reserved and --ties do not reach node {options.node}: its balloons policy decides",
+            "leave them out, or plan for --node=sim:SHAPE",
+        )
     settings = read_settings(Path.cwd()).with_values({"manage": options.manage or None})
     with contextlib.closing(kubernetes_provisioner(options.node, settings, worker_archive)) as node:
         topology, description = node.topology(), node.describe()

@@ -13,6 +13,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -25,6 +26,7 @@ Json = dict[str, Any]
 TIMEOUT_S = (10.0, 30.0)
 PATIENCE_S = 30.0
 PAGE = "500"
+OWN_NAMESPACE = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
 
 
 @dataclass(frozen=True)
@@ -78,25 +80,25 @@ class Call:
 
 
 class Cluster:
-    """A cluster by a context of the kubeconfig (empty: the current one), or from inside a pod."""
+    """A cluster by a context of the kubeconfig (empty: the current one), or from inside a pod. `namespace` is the one
+    that the context names."""
 
     def __init__(self, context: str = "") -> None:
         try:
             from kubernetes import client, config
-            from kubernetes.config import ConfigException
         except ImportError as error:
             raise EnvironmentFault(
                 "the kubernetes package is not installed", "pip install 'pytest-nriperf[kubernetes]'"
             ) from error
         try:
             configuration = client.Configuration()
-            _load(config, configuration, context)
-        except ConfigException as error:
-            raise no_configuration(context, str(error)) from error
+            self.context, self.namespace = _load(config, configuration, context)
+        # Of a file that is no kubeconfig the client says whatever its first use of it gives.
+        except Exception as error:
+            raise no_configuration(context, f"{error}" or type(error).__name__) from error
         # Retrying is decided here, where it is known what is safe to do twice.
         configuration.retries = False
         self._configuration = configuration
-        self.context = context
         self.address = str(configuration.host)
         self._api = client.ApiClient(configuration)
         # Whether connections stay open between calls: while a node is held. Nobody closes them otherwise.
@@ -166,11 +168,12 @@ class Cluster:
                     return found
             raise
 
-    def delete(self, resource: Resource, name: str, namespace: str = "", *, uid: str = "") -> bool:
-        """Delete an object, pods with their own grace; False when it was gone. With `uid` only that very object."""
+    def delete(self, resource: Resource, name: str, namespace: str = "", *, uid: str = "", version: str = "") -> bool:
+        """Delete an object, pods with their own grace; False when it was gone. With `uid` only that very object, with
+        `version` only as it was read."""
         options: Json = {"apiVersion": "v1", "kind": "DeleteOptions"}
         if uid:
-            options["preconditions"] = {"uid": uid}
+            options["preconditions"] = {"uid": uid, **({"resourceVersion": version} if version else {})}
         try:
             self._json(Call("DELETE", resource, namespace, name, body=options))
         except ApiFailure as error:
@@ -180,15 +183,17 @@ class Cluster:
         return True
 
     def log(self, name: str, namespace: str, lines: int = 20) -> str:
-        """The last lines of a pod's log, empty where there is none."""
+        """The last lines of a pod's log, empty where there is none yet or any more."""
         try:
             call = Call("GET", PODS, namespace, name, "log", query={"tailLines": str(lines)})
             return self._raw(call).decode("utf-8", "replace")
-        except ApiFailure:
+        except ApiFailure as error:
+            if error.status not in (400, 404):
+                raise
             return ""
 
     def may(self, verb: str, resource: str, namespace: str = "", group: str = "") -> bool:
-        """Whether our user may do it (`resource` may be `pods/exec`)."""
+        """Whether our user may do it (`resource` may be `pods/exec`); True where we may not even ask."""
         name, _, sub = resource.partition("/")
         asked = {"verb": verb, "resource": name, "subresource": sub, "group": group, "namespace": namespace}
         body = {
@@ -196,7 +201,12 @@ class Cluster:
             "kind": "SelfSubjectAccessReview",
             "spec": {"resourceAttributes": {key: value for key, value in asked.items() if value}},
         }
-        answer = self._json(Call("POST", REVIEWS, body=body))
+        try:
+            answer = self._json(Call("POST", REVIEWS, body=body))
+        except ApiFailure as error:
+            if error.status != 403:
+                raise
+            return True
         return bool((answer.get("status") or {}).get("allowed"))
 
     def exec(self, name: str, namespace: str, command: list[str]) -> ExecChannel:
@@ -211,14 +221,20 @@ class Cluster:
         try:
             return ExecChannel(WSClient(self._configuration, url, self._headers(), capture_all=False, binary=True))
         except (WebSocketException, OSError) as error:
-            raise exec_failure(str(error), name) from error
+            raise exec_failure(str(error), name, namespace) from error
 
     # ------------------------------------------------------------------------------------------------------- inside
 
     def _headers(self) -> dict[str, str]:
         """With the credentials, renewed where the kubeconfig says how."""
         found = {"Accept": "application/json", "Content-Type": "application/json"}
-        for setting in self._configuration.auth_settings().values():
+        try:
+            settings = self._configuration.auth_settings()
+        except Exception as error:
+            raise EnvironmentFault(
+                f"the credentials of context {self.context} cannot be renewed: {error}", "check `kubectl auth whoami`"
+            ) from error
+        for setting in settings.values():
             if setting["value"]:
                 found[setting["key"]] = setting["value"]
         return found
@@ -268,15 +284,16 @@ class Cluster:
         if 200 <= status <= 299:
             return None, None, data
         name = call.name or ((call.body or {}).get("metadata") or {}).get("name", "")
-        failure = api_failure(status, data, call.resource.title, name)
+        failure = api_failure(status, data, call.resource.title, name, call.namespace)
         return failure, retry_after(headers) if status in (429, 500, 502, 503, 504) else None, b""
 
 
-def _load(config: Any, configuration: Any, context: str) -> None:
+def _load(config: Any, configuration: Any, context: str) -> tuple[str, str]:
+    """Fill the configuration in; the context's name and namespace."""
     # The client looks at KUBECONFIG when it is imported: too early.
-    place = {"config_file": os.environ.get("KUBECONFIG") or None, "client_configuration": configuration}
+    file = os.environ.get("KUBECONFIG") or None
     try:
-        config.load_kube_config(context=context or None, **place)
+        config.load_kube_config(file, context=context or None, client_configuration=configuration)
     except config.ConfigException:
         if context:
             raise
@@ -284,7 +301,13 @@ def _load(config: Any, configuration: Any, context: str) -> None:
             config.load_incluster_config(client_configuration=configuration)
         except config.ConfigException:
             # The kubeconfig's own complaint says more.
-            config.load_kube_config(**place)
+            config.load_kube_config(file, client_configuration=configuration)
+        else:
+            return "of this pod", Path(OWN_NAMESPACE).read_text(encoding="utf-8").strip()
+    merged = config.kube_config.KubeConfigMerger(file or config.KUBE_CONFIG_DEFAULT_LOCATION).config
+    name = context or str(merged["current-context"])
+    chosen = merged["contexts"].get_with_name(name)["context"]
+    return name, str(chosen.safe_get("namespace") or "default")
 
 
 def _delays() -> Iterator[float]:

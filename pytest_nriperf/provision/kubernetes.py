@@ -22,6 +22,7 @@ from pytest_nriperf.provision.balloon_types import TypeChoice, choose_type, plan
 from pytest_nriperf.provision.cluster import CONFIG_MAPS, NODES, PODS, Cluster
 from pytest_nriperf.provision.honoured import Seen, granted_placement
 from pytest_nriperf.provision.lease import DURATION_S, NodeLease
+from pytest_nriperf.provision.leftovers import clean_up
 from pytest_nriperf.provision.node_files import (
     Files,
     TopologyCache,
@@ -37,6 +38,7 @@ from pytest_nriperf.provision.pod_grant import PodAccess, PodGrant
 from pytest_nriperf.provision.pods import Patience, delete_all, delete_files, wait_running
 from pytest_nriperf.provision.policy_types import SessionTypes
 from pytest_nriperf.provision.policy_zones import Zone, is_publishing
+from pytest_nriperf.provision.rights import check_rights
 from pytest_nriperf.seams import Grant, Launch, ModelChoice, NodeDescription, Observer
 from pytest_nriperf.settings import NodeProfile, Settings
 from pytest_nriperf.topology import Topology
@@ -52,6 +54,7 @@ def kubernetes_provisioner(
     if settings.manage:
         profile = replace(profile, policy="manage")
     cluster = Cluster(profile.context)
+    profile = replace(profile, namespace=profile.namespace or cluster.namespace)
     found = _node(cluster, profile, name, known=name in settings.nodes)
     return KubernetesProvisioner(name, profile, cluster, found, archive=archive)
 
@@ -91,7 +94,9 @@ class KubernetesProvisioner:
         self._files: manifests.Owner | None = None
         self._types = SessionTypes(self.policy, self.session_id)
         self._balloons = 0
-        self._access = PodAccess(cluster, self.node, profile.namespace, profile.python, self._patience)
+        self._access = PodAccess(
+            cluster, self.node, profile.namespace, profile.python, self._patience, why_lost=self._why_lost
+        )
         self._observer = ObserverPod(profile, self.session_id, self._access, self._create_observer)
 
     # ------------------------------------------------------------------------------------------------- the seam's
@@ -100,22 +105,19 @@ class KubernetesProvisioner:
         """The node's topology: from the cache of this boot, else read by a pod."""
         if self._topology is None:
             known = self._cache.find(self._object)
+            answer = b"" if known is not None else self._access.ask(self.observer(), "show", *topology_words())
+            self._known = files_of(answer, ("/sys",), self.node) if known is None else known
+            self._topology = topology_of(self._known, self.node)
             if known is None:
-                answer = self._access.ask(self.observer(), "show", *topology_words())
-                known = files_of(answer, ("/sys",), self.node)
-                self._cache.store(self._object, known)
-            self._topology = topology_of(known, self.node)
-            self._known = known
+                self._cache.store(self._object, self._known)
         return self._topology
 
     def describe(self) -> NodeDescription:
         """The node. Its files are read by a pod when the first of them is asked for."""
         spec = self.policy.effective()["spec"]
         topology = self.topology()
-        info = (self._object.get("status") or {}).get("nodeInfo") or {}
         facts = {
-            "kubelet": info.get("kubeletVersion", ""),
-            "container runtime": info.get("containerRuntimeVersion", ""),
+            **self.versions,
             "image": self.profile.image or manifests.STOCK_IMAGE,
             "policy mode": self.profile.policy,
         }
@@ -129,7 +131,7 @@ class KubernetesProvisioner:
 
     def recall(self) -> tuple[Topology, NodeDescription] | None:
         """The node as it is known without starting anything there."""
-        if self._topology is None and self._cache.find(self._object) is None:
+        if self._topology is None and self.topology_file is None:
             return None
         return self.topology(), self.describe()
 
@@ -161,8 +163,7 @@ class KubernetesProvisioner:
         """Pods for one balloon, created together, verified, deleted at the end and waited for."""
         if self._lease is None or self._files is None:
             raise ProvisionError(f"node {self.name} is not held", "use session() first")
-        if self._lease.lost:
-            raise ProvisionError(self._lease.lost, "start again when the node is free")
+        self._access.check_held()
         placement = self._place(spec)
         choices = self._choices(placement)
         self._balloons += 1
@@ -172,7 +173,7 @@ class KubernetesProvisioner:
                 f"balloon-{self._balloons}",
                 placement.cpus,
                 choice,
-                self._memory_limit(placement, number),
+                manifests.memory_limit(placement, number, self.topology(), self.profile),
             )
             for number, choice in enumerate(choices)
         ]
@@ -192,6 +193,18 @@ class KubernetesProvisioner:
     def cluster(self) -> Cluster:
         """The cluster's API."""
         return self._cluster
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Of kubelet and container runtime, as the node tells them."""
+        info = (self._object.get("status") or {}).get("nodeInfo") or {}
+        words = {"kubelet": "kubeletVersion", "container runtime": "containerRuntimeVersion"}
+        return {name: str(info.get(key, "")) for name, key in words.items()}
+
+    @property
+    def topology_file(self) -> Path | None:
+        """Where this boot's topology is kept, None while it was not read."""
+        return self._cache.path(self._object) if self._cache.find(self._object) is not None else None
 
     def observer(self) -> str:
         """The name of the pod of this node that is outside the balloons: it reads the node's files."""
@@ -221,7 +234,7 @@ class KubernetesProvisioner:
         documents.append(manifests.config_map(session, self.node, self.profile.namespace, b""))
         files = documents[-1]["metadata"]["name"]
         for number, choice in enumerate(choices):
-            memory = self._memory_limit(placement, number)
+            memory = manifests.memory_limit(placement, number, self.topology(), self.profile)
             name = manifests.object_name(session, 1, number)
             pod = manifests.PodPlan(name, "balloon-1", placement.cpus, choice, memory)
             documents.append(manifests.pod(pod, self.profile, self.node, session, files, None))
@@ -245,13 +258,17 @@ class KubernetesProvisioner:
         """The node's lease, the end of what a killed session left, and the files: once, until `close`."""
         if self._lease is not None:
             return
+        try:
+            self._take_hold()
+        except BaseException:
+            self.close()
+            raise
+
+    def _take_hold(self) -> None:
+        check_rights(self._cluster, self.profile)
+        where = self.profile
         lease = NodeLease(
-            self._cluster,
-            self.node,
-            self.profile.lease_namespace,
-            self.session_id,
-            self._lease_s,
-            pods_in=self.profile.namespace,
+            self._cluster, self.node, where.lease_namespace, self.session_id, self._lease_s, pods_in=where.namespace
         )
         self._cluster.keep = True
         self._lease = self._undo.enter_context(lease)
@@ -260,18 +277,15 @@ class KubernetesProvisioner:
         self._recover()
         self._undo.callback(self._delete_files)
         self._archive = self._make_archive()
-        body = manifests.config_map(self.session_id, self.node, self.profile.namespace, self._archive)
+        body = manifests.config_map(self.session_id, self.node, where.namespace, self._archive)
         stored = self._cluster.create(CONFIG_MAPS, body)
         self._files = manifests.Owner(stored["metadata"]["name"], stored["metadata"]["uid"])
         self._undo.callback(self._delete_pods)
 
     def _recover(self) -> None:
         """We hold the node, so whatever of ours is on it belongs to a session that is gone."""
-        selector = manifests.ours(node=self.node)
         assert self._lease is not None
-        for namespace in sorted({self.profile.namespace, self._lease.inherited} - {""}):
-            delete_all(self._cluster, namespace, selector, self._patience)
-            delete_files(self._cluster, namespace, selector)
+        clean_up(self._cluster, self.node, self._lease, self.profile.namespace, self._patience)
         try:
             restored = self.policy.restore()
         except ApiFailure as error:
@@ -286,6 +300,9 @@ class KubernetesProvisioner:
             # An account that may not see the pods of others cannot tell which of them are ghosts.
             with contextlib.suppress(ApiFailure):
                 self.policy.leave_no_ghosts(self.session_id)
+
+    def _why_lost(self) -> str:
+        return self._lease.why_lost() if self._lease is not None else ""
 
     def _delete_pods(self) -> None:
         selector = manifests.ours(session=self.session_id)
@@ -340,29 +357,19 @@ class KubernetesProvisioner:
         names = [plan.name for plan in plans]
         wait_running(self._cluster, self.node, self.profile.namespace, names, patience or self._patience)
 
-    def _memory_limit(self, placement: Placement, number: int) -> str:
-        """Pinned memory is widened only for containers that declare a limit: nine tenths of the replica's NUMA nodes,
-        shared with the other replicas there. Empty where the node tells no sizes, or nothing is pinned."""
-        nodes = set(placement.replicas[number].memory_nodes)
-        if not nodes or self.profile.memory_limit or placement.spec.memory != "local":
-            return ""
-        sharing = sum(1 for replica in placement.replicas if nodes & set(replica.memory_nodes))
-        size = sum(self.topology().node(node).memory_bytes or 0 for node in nodes)
-        return f"{size * 9 // 10 // sharing >> 20}Mi" if size else ""
-
 
 def _node(cluster: Cluster, profile: NodeProfile, name: str, *, known: bool) -> Json:
     """The node's object. SettingsError with the nodes that there are."""
     found = cluster.get(NODES, profile.node or name)
     if found is not None:
         return found
-    with contextlib.suppress(ApiFailure):
-        names = ", ".join(sorted(entry["metadata"]["name"] for entry in cluster.find(NODES))[:20])
-        what = (
-            f"profile {name}: node {profile.node or name!r} is not" if known else f"{name!r} is no profile and no node"
-        )
-        raise SettingsError(
-            f"{what} in the cluster {cluster.address} (its nodes: {names or 'none'})",
-            f"mend the name, or write a profile [tool.nriperf.nodes.{name}] with node and context",
-        )
-    raise SettingsError(f"node {profile.node or name!r} is not in the cluster {cluster.address}", "mend the name")
+    try:
+        nodes = ", ".join(sorted(entry["metadata"]["name"] for entry in cluster.find(NODES))[:20])
+        there = f"its nodes: {nodes or 'none'}"
+    except ApiFailure as error:
+        there = f"its nodes are not known: {error.fact}"
+    what = f"profile {name}: node {profile.node or name!r} is not" if known else f"{name!r} is no profile and no node"
+    raise SettingsError(
+        f"{what} in the cluster {cluster.address}, context {cluster.context} ({there})",
+        f"mend the name, or write a profile [tool.nriperf.nodes.{name}] with node and context",
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import getpass
 import json
@@ -13,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from pytest_nriperf.errors import NodeBusyError
+from pytest_nriperf.errors import NodeBusyError, NriperfError
 from pytest_nriperf.provision.api_errors import ApiFailure
 from pytest_nriperf.provision.cluster import LEASES, Cluster
 from pytest_nriperf.provision.manifests import MANAGED_BY, NODE, SESSION, node_label
@@ -27,7 +28,12 @@ _SURELY_STALE_S = 300.0
 
 
 class NodeLease:
-    """Held inside `with`. `lost` says why it is no longer ours, empty while it is."""
+    """Held inside `with`. `lost` says why it is no longer ours, empty while it is.
+
+    The lease is a journal too: it names the namespace of our pods (`pods_in`), and those of the holders before us that
+    were killed (`inherited`) until `cleaned` says that nothing of theirs is left. What is not cleaned when we release
+    it stays there, in a lease without a holder.
+    """
 
     def __init__(
         self,
@@ -41,7 +47,7 @@ class NodeLease:
     ) -> None:
         self._cluster = cluster
         self._node = node
-        self._namespace = namespace
+        self.namespace = namespace
         self._session = session
         self._duration_s = duration_s
         self._held: Json = {}
@@ -49,17 +55,16 @@ class NodeLease:
         self._renewer: threading.Thread | None = None
         self.lost = ""
         self._pods_in = pods_in
-        # Where a holder that is gone had its pods.
-        self.inherited = ""
+        self.inherited: frozenset[str] = frozenset()
 
     @property
     def name(self) -> str:
         """The Lease's name."""
-        return f"nriperf-{self._node}"
+        return lease_name(self._node)
 
     def __enter__(self) -> NodeLease:
         self._held = self._acquire()
-        self._renewer = threading.Thread(target=self._renew, name="nriperf-lease", daemon=True)
+        self._renewer = threading.Thread(target=self._keep_renewing, name="nriperf-lease", daemon=True)
         self._renewer.start()
         return self
 
@@ -70,24 +75,40 @@ class NodeLease:
         if self._renewer is not None:
             self._renewer.join()
         if not self.lost:
-            self._cluster.delete(LEASES, self.name, self._namespace, uid=self._held["metadata"]["uid"])
+            self._release()
+
+    def beside(self, namespace: str) -> NodeLease:
+        """The same node's lease in another namespace, to be held by us too."""
+        return NodeLease(self._cluster, self._node, namespace, self._session, self._duration_s, pods_in=self._pods_in)
+
+    def cleaned(self) -> None:
+        """Nothing is left of the holders before us."""
+        self.inherited = frozenset()
+
+    def why_lost(self) -> str:
+        """Why the lease is no longer ours by the API server's own word, empty while it is or nobody can tell."""
+        with contextlib.suppress(NriperfError):
+            self._look(self._cluster.get(LEASES, self.name, self.namespace))
+        return self.lost
+
+    # ------------------------------------------------------------------------------------------------------- inside
 
     def _acquire(self) -> Json:
         for _ in range(20):
-            found = self._cluster.get(LEASES, self.name, self._namespace)
+            found = self._cluster.get(LEASES, self.name, self.namespace)
             try:
                 if found is None:
                     return self._cluster.create(LEASES, self._body())
                 if self._is_ours(found):
                     return found
-                if not self._stale(found):
+                if not self._is_free(found):
                     raise self._busy(found)
-                taken = self._cluster.replace(LEASES, self._body(found))
-                self.inherited = str(_holder(found).get("namespace", ""))
-                return taken
+                self.inherited = namespaces_of(found)
+                return self._cluster.replace(LEASES, self._body(found))
             except ApiFailure as error:
-                # Somebody else was quicker: look again.
-                if error.reason not in ("AlreadyExists", "Conflict"):
+                # Somebody else was quicker, or has just released it: look again.
+                moved = ("AlreadyExists",) if found is None else ("Conflict", "NotFound")
+                if error.reason not in moved:
                     raise
                 time.sleep(0.1)
         raise NodeBusyError(f"node {self._node}: its lease changes hands all the time", "try again")
@@ -98,11 +119,12 @@ class NodeLease:
     def _body(self, before: Json | None = None) -> Json:
         moment = _micro_time()
         spec = (before or {}).get("spec") or {}
+        namespaces = sorted({self._pods_in, *self.inherited} - {""})
         metadata: Json = {
             "name": self.name,
-            "namespace": self._namespace,
+            "namespace": self.namespace,
             "labels": {**MANAGED_BY, SESSION: self._session, NODE: node_label(self._node)},
-            "annotations": {HOLDER: json.dumps({**_this_process(), "namespace": self._pods_in})},
+            "annotations": {HOLDER: json.dumps({**_this_process(), "namespaces": namespaces})},
         }
         if before is not None:
             metadata["resourceVersion"] = before["metadata"]["resourceVersion"]
@@ -119,50 +141,111 @@ class NodeLease:
             },
         }
 
-    def _stale(self, lease: Json) -> bool:
-        """Whether its holder is gone: a dead process of this machine, or nobody renews it."""
-        if _is_dead(lease):
+    def _is_free(self, lease: Json) -> bool:
+        """Whether nobody holds it any more. Waits for half its duration where only that can tell."""
+        if surely_free(lease):
             return True
-        spec = lease.get("spec") or {}
-        duration_s = float(spec.get("leaseDurationSeconds") or self._duration_s)
-        age_s = time.time() - _seconds(spec.get("renewTime"))
-        if age_s > duration_s + _SURELY_STALE_S:
-            return True
-        if age_s <= duration_s:
+        if is_fresh(lease):
             return False
+        spec = lease.get("spec") or {}
         # Old by our clock, which may be wrong: a living holder renews it in a third of the time.
-        time.sleep(duration_s / 2)
-        again = self._cluster.get(LEASES, self.name, self._namespace)
-        return again is not None and again["spec"].get("renewTime") == spec.get("renewTime")
+        time.sleep(float(spec.get("leaseDurationSeconds") or DURATION_S) / 2)
+        again = self._cluster.get(LEASES, self.name, self.namespace)
+        return again is None or (again.get("spec") or {}).get("renewTime") == spec.get("renewTime")
 
     def _busy(self, lease: Json) -> NodeBusyError:
         spec = lease.get("spec") or {}
-        duration = spec.get("leaseDurationSeconds")
+        duration = spec.get("leaseDurationSeconds") or self._duration_s
         return NodeBusyError(
-            f"node {self._node} is being measured by {spec.get('holderIdentity')} since {spec.get('acquireTime')}",
+            f"node {self._node} is being measured by {held_by(lease)}",
             f"wait until it ends; if it was killed, its lease ends {duration} s after the last renewal "
-            f"({spec.get('renewTime')}), or: kubectl delete lease {self.name} -n {self._namespace}",
+            f"({spec.get('renewTime')}), or: kubectl delete lease {self.name} -n {self.namespace}",
         )
 
+    def _keep_renewing(self) -> None:
+        """An API server that is away takes nothing from us: whose the lease is then, it says when it is back."""
+        while not self.lost and not self._stop.wait(self._duration_s / 3):
+            with contextlib.suppress(NriperfError):
+                self._renew()
+
     def _renew(self) -> None:
-        pause = self._duration_s / 3
-        last = time.monotonic()
-        while not self._stop.wait(pause):
-            body = {**self._held, "spec": {**self._held["spec"], "renewTime": _micro_time()}}
-            try:
-                self._held = self._cluster.replace(LEASES, body)
-                last = time.monotonic()
-            except ApiFailure as error:
-                if error.status in (404, 409):
-                    found = self._cluster.get(LEASES, self.name, self._namespace) if error.status == 409 else None
-                    if found is not None and self._is_ours(found):
-                        self._held = found
-                        continue
-                    self.lost = f"the lease of node {self._node} was taken over or deleted while we measured"
-                    return
-                if time.monotonic() - last > self._duration_s:
-                    self.lost = f"the lease of node {self._node} could not be renewed: {error.fact}"
-                    return
+        body = {**self._held, "spec": {**self._held["spec"], "renewTime": _micro_time()}}
+        try:
+            self._held = self._cluster.replace(LEASES, body)
+        except ApiFailure as error:
+            if error.status not in (404, 409):
+                raise
+            found = self._cluster.get(LEASES, self.name, self.namespace)
+            self._look(found)
+            self._held = found or {}
+
+    def _look(self, found: Json | None) -> None:
+        """Note what the stored lease says of its holder."""
+        if found is None:
+            self.lost = f"the lease of node {self._node} was deleted by somebody while we measured"
+        elif not self._is_ours(found):
+            self.lost = f"the lease of node {self._node} was taken over while we measured, by {held_by(found)}"
+
+    def _release(self) -> None:
+        """Ours only, and only as it was seen: whoever takes it over meanwhile keeps it."""
+        found = self._cluster.get(LEASES, self.name, self.namespace)
+        self._look(found)
+        if found is None or self.lost:
+            return
+        if not self.inherited:
+            metadata = found["metadata"]
+            version = metadata["resourceVersion"]
+            self._cluster.delete(LEASES, self.name, self.namespace, uid=metadata["uid"], version=version)
+            return
+        spec = {key: value for key, value in found["spec"].items() if key != "holderIdentity"}
+        with contextlib.suppress(ApiFailure):
+            self._cluster.replace(LEASES, {**found, "spec": spec})
+
+
+def lease_name(node: str) -> str:
+    """What a node's lease is called.
+
+    >>> lease_name("xeon1")
+    'nriperf-xeon1'
+    """
+    return f"nriperf-{node}"
+
+
+def held_by(lease: Json) -> str:
+    """Who holds a lease and since when, in words.
+
+    >>> held_by({"spec": {"holderIdentity": "ann@here process 7", "acquireTime": "2026-11-24T09:00:00.000001Z"}})
+    'ann@here process 7 since 2026-11-24T09:00:00.000001Z'
+    >>> held_by({"spec": {}})
+    'nobody'
+    """
+    spec = lease.get("spec") or {}
+    since = spec.get("acquireTime") or spec.get("renewTime")
+    if not spec.get("holderIdentity"):
+        return "nobody"
+    return f"{spec['holderIdentity']} since {since}" if since else str(spec["holderIdentity"])
+
+
+def surely_free(lease: Json) -> bool:
+    """Whether a lease has no holder, or one that is gone whatever two hosts' clocks say."""
+    spec = lease.get("spec") or {}
+    if not spec.get("holderIdentity") or _is_dead(lease):
+        return True
+    duration_s = float(spec.get("leaseDurationSeconds") or DURATION_S)
+    return time.time() - _seconds(spec.get("renewTime")) > duration_s + _SURELY_STALE_S
+
+
+def is_fresh(lease: Json) -> bool:
+    """Whether its holder has renewed it within its duration, by our clock."""
+    spec = lease.get("spec") or {}
+    duration_s = float(spec.get("leaseDurationSeconds") or DURATION_S)
+    return not surely_free(lease) and time.time() - _seconds(spec.get("renewTime")) <= duration_s
+
+
+def namespaces_of(lease: Json) -> frozenset[str]:
+    """Where its holder had pods, and where those before it had, as long as nobody has cleaned up there."""
+    names = _holder(lease).get("namespaces")
+    return frozenset(map(str, names)) if isinstance(names, list) else frozenset()
 
 
 def _user() -> str:

@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pytest_nriperf.balloons import Placement
 from pytest_nriperf.provision.balloon_types import TypeChoice
 from pytest_nriperf.settings import NodeProfile
+from pytest_nriperf.topology import Topology
 
 Json = dict[str, Any]
 
@@ -189,6 +191,18 @@ def _resources(plan: PodPlan, profile: NodeProfile) -> Json:
     limits = {**({"memory": plan.memory} if plan.memory else {}), **amounts}
     requests = {**({"memory": "256Mi"} if plan.memory and not profile.memory_limit else {}), **amounts}
     return {"requests": requests, "limits": limits}
+
+
+def memory_limit(placement: Placement, number: int, topology: Topology, profile: NodeProfile) -> str:
+    """Pinned memory is widened only for containers that declare a limit: nine tenths of the replica's NUMA nodes,
+    shared with the other replicas there. Empty where the profile has its own, the node tells no sizes, or nothing is
+    pinned."""
+    nodes = set(placement.replicas[number].memory_nodes)
+    if not nodes or profile.memory_limit or placement.spec.memory != "local":
+        return ""
+    sharing = sum(1 for replica in placement.replicas if nodes & set(replica.memory_nodes))
+    size = sum(topology.node(node).memory_bytes or 0 for node in nodes)
+    return f"{size * 9 // 10 // sharing >> 20}Mi" if size else ""
 
 
 def _volumes(profile: NodeProfile, files: str) -> list[Json]:

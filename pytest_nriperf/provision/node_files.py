@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import json
 import os
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -91,7 +93,8 @@ def files_of(answer: bytes, roots: tuple[str, ...], node: str) -> Files:
 
 
 class TopologyCache:
-    """Topology files by the node's uid and boot (another boot may have another SNC mode), and by what is read."""
+    """Topology files by the node's uid and boot (another boot may have another SNC mode), and by what is read. One file
+    a node; a node that does not tell its boot is read each time."""
 
     def __init__(self, folder: Path | None = None) -> None:
         base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
@@ -100,36 +103,41 @@ class TopologyCache:
     def find(self, node: Json) -> Files | None:
         """The files of a node (its API object), None when they were never read in this boot."""
         try:
-            files: Files = json.loads(gzip.decompress(self._path(node).read_bytes()))
-        except (OSError, ValueError, EOFError):
+            files: Files = json.loads(gzip.decompress(self.path(node).read_bytes()))
+        except (OSError, ValueError, EOFError, zlib.error):
             return None
-        return files
+        return files if _boot(node) else None
 
     def store(self, node: Json, files: Mapping[str, str]) -> None:
         """Keep what was read. A cache that cannot be written is no cache, and no error."""
-        path = self._path(node)
-        try:
+        path = self.path(node)
+        with contextlib.suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
             with replaced(path) as temporary:
                 temporary.write_bytes(gzip.compress(json.dumps(dict(files)).encode()))
-        except OSError:
-            return
+            for old in path.parent.glob(f"{node['metadata']['uid']}-*"):
+                if old != path:
+                    old.unlink(missing_ok=True)
 
     def check(self, node: Json, known: Mapping[str, str], fresh: Mapping[str, str]) -> None:
         """Forgets the files of a node, and raises ProvisionError, when its CPUs are others now."""
         then, now = (files.get(ONLINE, "").strip() for files in (known, fresh))
         if now == then:
             return
-        self._path(node).unlink(missing_ok=True)
+        self.path(node).unlink(missing_ok=True)
         raise ProvisionError(
             f"node {node['metadata']['name']}: CPUs {now} are online, {then} were when its topology was read",
             "start again: it will be read anew; or bring them back (echo 1 > /sys/devices/system/cpu/cpuN/online)",
         )
 
-    def _path(self, node: Json) -> Path:
-        boot = str(((node.get("status") or {}).get("nodeInfo") or {}).get("bootID", ""))
-        what = hashlib.sha256(" ".join(topology_words()).encode()).hexdigest()[:8]
-        return self.folder / f"{node['metadata']['uid']}-{boot}-{what}.json.gz"
+    def path(self, node: Json) -> Path:
+        """Where they are kept. A version that reads other files does not take these."""
+        wanted = hashlib.sha256(" ".join(topology_words()).encode()).hexdigest()[:8]
+        return self.folder / f"{node['metadata']['uid']}-{_boot(node)}-{wanted}.json.gz"
+
+
+def _boot(node: Json) -> str:
+    return str(((node.get("status") or {}).get("nodeInfo") or {}).get("bootID", ""))
 
 
 def topology_of(files: Mapping[str, str], node: str) -> Topology:

@@ -32,13 +32,19 @@ HOST_GONE_S = 120.0
 
 @dataclass(frozen=True)
 class PodAccess:
-    """How commands run in the pods of a session."""
+    """How commands run in the pods of a session. `why_lost` says why the node is no longer ours, empty while it is."""
 
     cluster: Cluster
     node: str
     namespace: str
     python: str
     patience: Patience
+    why_lost: Callable[[], str] = str
+
+    def check_held(self) -> None:
+        """Raises ProvisionError when somebody else has the node now: they may be measuring beside us."""
+        if lost := self.why_lost():
+            raise ProvisionError(lost, "start again when the node is free")
 
     def agent(self, *words: str) -> list[str]:
         """The command line of the pod's own agent."""
@@ -64,6 +70,8 @@ class PodAccess:
         if trouble is None:
             return None
         text = f"node {self.node}: pod {pod} {trouble.fact}"
+        if lost := self.why_lost():
+            return WorkerError(f"{lost}; {text}", "start again when the node is free")
         return (MemoryFault if trouble.memory else WorkerError)(text, trouble.next_step)
 
     def ask(self, pod: str, *words: str, data: bytes = b"") -> bytes:
@@ -169,6 +177,7 @@ class PodGrant:
     def verify(self, replica: int, stream: WorkerStream) -> Mapping[str, Any]:
         """Every task of the worker and of all that it started, as the kernel in the pod sees them."""
         assert isinstance(stream, PodStream)
+        self._access.check_held()
         granted = self.placement.replicas[replica]
         tasks = self._access.tasks(self.pods[replica], str(stream.inner_pid))
         if not tasks:

@@ -9,6 +9,7 @@ from typing import Any
 
 from pytest_nriperf.errors import MemoryFault, ProvisionError
 from pytest_nriperf.provision import manifests
+from pytest_nriperf.provision.api_errors import ApiFailure
 from pytest_nriperf.provision.cluster import CONFIG_MAPS, EVENTS, NODES, PODS, Cluster, wait_until
 
 Json = dict[str, Any]
@@ -221,9 +222,16 @@ def _evidence(cluster: Cluster, namespace: str, name: str, pod: Json | None) -> 
     """The pod's own warnings (events outlive pods of the same name, so they are found by uid; our names are never used
     twice) and its last words."""
     field = f"involvedObject.name={name}" if pod is None else f"involvedObject.uid={pod['metadata']['uid']}"
-    lines = [f"  event {text}" for text in _event_texts(cluster.find(EVENTS, namespace, fields=field))]
-    if pod is not None:
-        lines += [f"  log {line}" for line in cluster.log(name, namespace, 10).splitlines()]
+    lines = []
+    try:
+        lines += [f"  event {text}" for text in _event_texts(cluster.find(EVENTS, namespace, fields=field))]
+    except ApiFailure as error:
+        lines.append(f"  its events cannot be read: {error.fact}")
+    try:
+        text = cluster.log(name, namespace, 10) if pod is not None else ""
+        lines += [f"  log {line}" for line in text.splitlines()]
+    except ApiFailure as error:
+        lines.append(f"  its log cannot be read: {error.fact}")
     return "\n" + "\n".join(lines) + "\n" if lines else ""
 
 

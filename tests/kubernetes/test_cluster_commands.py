@@ -1,8 +1,7 @@
-"""`plan` and `doctor` on Kubernetes nodes, permissions, and whole pytest sessions through the double."""
+"""`plan` on Kubernetes nodes, and whole pytest sessions through the double."""
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
@@ -12,19 +11,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pytest_nriperf.balloons import BalloonSpec
 from pytest_nriperf.provision.manifests import to_yaml
-from pytest_nriperf.provision.rights import missing
-from pytest_nriperf.settings import NodeProfile
 from pytest_nriperf.topology import simulated_topology
-from tests.kubernetes.conftest import Make
 from tests.kubernetes.double import validation
 from tests.kubernetes.double.cluster import Cluster
-from tests.kubernetes.double.kinds import CONFIG_MAPS, PODS, POLICIES, Json
-
-ROOT = Path(__file__).parents[2]
-ROLES = ROOT / "docs/kubernetes-rbac.yaml"
-USER = "system:serviceaccount:perf:nriperf"
+from tests.kubernetes.double.kinds import CONFIG_MAPS, PODS, POLICIES
 
 
 def command(
@@ -76,72 +67,6 @@ def test_yaml_survives_the_round_trip() -> None:
         "on": "off",
     }
     assert yaml.safe_load(to_yaml(value)) == value
-
-
-def test_doctor_says_all_in_one_go(cluster: Cluster, tmp_path: Path) -> None:
-    done = command(cluster, tmp_path, "pytest_nriperf", "doctor", "--node=xeon2", "--json")
-    found = {each["check"]: each for each in json.loads(done.stdout)["findings"]}
-    assert {"node", "permissions", "balloons plugin", "balloons policy", "a pod"} <= set(found)
-    assert found["a pod"]["level"] == "good"
-    assert found["counters"]["found"].startswith("proc without what it tells of each replica's tasks (host_pid is not")
-    assert "hardware counters" in found
-    cluster.store.remove(PODS, "nri-resource-policy-balloons-xeon2", "kube-system")
-    cluster.access.add_user(USER, "t")
-    done = command(cluster, tmp_path, "pytest_nriperf", "doctor", "--node=nosuch")
-    assert done.returncode == 2
-    assert "no profile and no node" in done.stderr
-    assert "xeon2" in done.stderr
-    assert cluster.leftovers() == []
-
-
-def roles(mode: str) -> list[Json]:
-    """The documents of the Roles that a mode needs, in the namespaces of the tests."""
-    documents = [each for each in yaml.safe_load_all(ROLES.read_text()) if each]
-    for each in documents:
-        metadata = each["metadata"]
-        if metadata.get("namespace") == "perf-tests":
-            metadata["namespace"] = "perf"
-        for subject in each.get("subjects", ()):
-            subject["namespace"] = "perf"
-    return [each for each in documents if mode == "manage" or "manage" not in each["metadata"]["name"]]
-
-
-@pytest.mark.parametrize("mode", ["annotate", "manage"])
-def test_the_documented_roles_are_enough_for_a_whole_session(cluster: Cluster, make: Make, mode: str) -> None:
-    cluster.access.add_user(USER, "t")
-    cluster.access.load(roles(mode))
-    provisioner = make(token="t", policy=mode)
-    assert missing(provisioner.cluster, NodeProfile(name="x", namespace="perf", policy=mode)) == []
-    spec = BalloonSpec(cpus=2)
-    with provisioner.session([spec]), provisioner.provision(spec) as grant:
-        assert grant.placement.cpus == 2
-    assert cluster.leftovers() == []
-
-
-@pytest.mark.parametrize(
-    ("resource", "verb", "text"),
-    [
-        ("pods/exec", "create", "probably for lack of the verb create on pods/exec"),
-        ("pods/exec", "get", "may not get pods/exec in namespace perf.*kubectl auth can-i get pods/exec -n perf"),
-        ("leases", "create", "may not create leases.coordination.k8s.io in namespace default"),
-        ("configmaps", "create", "may not create configmaps in namespace perf"),
-    ],
-)
-def test_a_missing_verb_is_named(cluster: Cluster, make: Make, resource: str, verb: str, text: str) -> None:
-    documents = roles("annotate")
-    for document in documents:
-        for rule in document.get("rules", ()):
-            if resource in rule["resources"]:
-                rule["verbs"] = [each for each in rule["verbs"] if each != verb]
-    cluster.access.add_user(USER, "t")
-    cluster.access.load(documents)
-    provisioner = make(token="t")
-    spec = BalloonSpec(cpus=2)
-    from pytest_nriperf.errors import ProvisionError
-
-    with pytest.raises(ProvisionError, match=text), provisioner.session([spec]), provisioner.provision(spec):
-        pass
-    assert any(f"{verb} {resource}" in each for each in missing(provisioner.cluster, provisioner.profile))
 
 
 SUITE = """

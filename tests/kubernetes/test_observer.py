@@ -23,7 +23,8 @@ from tests.kubernetes.conftest import Make
 from tests.kubernetes.double.cluster import Cluster
 from tests.kubernetes.double.faults import Fault
 from tests.kubernetes.double.kinds import NAMESPACES, PODS, Json
-from tests.kubernetes.test_cluster_commands import USER, command, roles
+from tests.kubernetes.test_cluster_commands import command
+from tests.kubernetes.test_rights import USER, roles
 from tests.pcm_double import PcmDouble
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

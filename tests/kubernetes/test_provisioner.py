@@ -12,7 +12,6 @@ from pytest_nriperf.balloons import BalloonSpec
 from pytest_nriperf.errors import (
     EnvironmentFault,
     MemoryFault,
-    NodeBusyError,
     NriperfError,
     PlacementError,
     ProvisionError,
@@ -27,7 +26,7 @@ from pytest_nriperf.seams import Launch, Prompt, RunData, Work
 from tests.kubernetes.conftest import Make
 from tests.kubernetes.double.cluster import Cluster
 from tests.kubernetes.double.faults import Fault
-from tests.kubernetes.double.kinds import CONFIG_MAPS, LEASES, NODES, PODS, POLICIES, Json
+from tests.kubernetes.double.kinds import CONFIG_MAPS, NODES, PODS, POLICIES, Json
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
@@ -128,57 +127,6 @@ def test_cpus_that_went_offline_in_this_boot_make_the_topology_be_read_anew(clus
     anew = make()
     assert len(anew.topology().online) == 15
     assert anew.describe().read("/proc/sys/kernel/osrelease")
-
-
-def test_one_measurement_per_node(cluster: Cluster, make: Make) -> None:
-    first, second = make(), make()
-    busy = pytest.raises(NodeBusyError, match=r"node xeon2 is being measured by .* process \d+ since 20")
-    with first.session([]), busy, second.session([]):
-        pass
-    with second.session([]):
-        assert cluster.store.all(LEASES)[0]["metadata"]["name"] == "nriperf-xeon2"
-    assert cluster.store.all(LEASES) == []
-
-
-def lease_of(holder: Json, renewed: str, duration: int = 30) -> Json:
-    spec = {
-        "holderIdentity": "somebody@elsewhere process 1",
-        "leaseDurationSeconds": duration,
-        "acquireTime": renewed,
-        "renewTime": renewed,
-    }
-    annotations = {"nriperf/holder": json.dumps(holder)}
-    metadata = {"name": "nriperf-xeon2", "namespace": "default", "annotations": annotations, "labels": {}}
-    return {"metadata": metadata, "spec": spec}
-
-
-def micro(seconds_ago: float) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S.000001Z", time.gmtime(time.time() - seconds_ago))
-
-
-def test_a_lease_that_nobody_renews_is_taken_over(cluster: Cluster, make: Make) -> None:
-    cluster.store.create(LEASES, lease_of({"boot": "other"}, micro(1000)))
-    with make().session([]):
-        pass
-    cluster.store.create(LEASES, lease_of({"boot": "other"}, micro(2), duration=1))
-    with make().session([]):
-        pass
-    assert cluster.store.all(LEASES) == []
-
-
-def test_a_lease_of_a_dead_process_of_this_machine_is_taken_over_at_once(cluster: Cluster, make: Make) -> None:
-    from pytest_nriperf.provision import lease
-
-    holder = {**lease._this_process(), "started": "1"}
-    cluster.store.create(LEASES, lease_of(holder, micro(0)))
-    with make().session([]):
-        pass
-
-
-def test_a_lease_is_renewed_while_it_is_held(cluster: Cluster, make: Make) -> None:
-    with make(lease_s=1).session([]):
-        first = cluster.store.all(LEASES)[0]["spec"]["renewTime"]
-        cluster.store.until(lambda: cluster.store.all(LEASES)[0]["spec"]["renewTime"] != first)
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+from dataclasses import fields
 from pathlib import Path
 
+from pytest_nriperf.settings import NodeProfile
 from pytest_nriperf.topology import simulated_topology
 from tests.kubernetes.double.cluster import Cluster
 from tests.kubernetes.typed import typed
@@ -48,6 +50,12 @@ def test_the_documented_commands_lead_to_a_verdict(tmp_path: Path) -> None:
     assert len(texts) == 5, commands()
     assert "16 allocated / 8 visible" in texts[1]
     assert re.search(r"\b(same|unknown|better|worse)\b", texts[-1]), texts[-1]
+
+
+def test_every_setting_of_a_profile_is_in_the_table() -> None:
+    table = (ROOT / "docs/kubernetes.md").read_text().partition("## The profile")[2].partition("## The two modes")[0]
+    told = set(re.findall(r"`([a-z_]+)`", "".join(re.findall(r"^\|([^|]*)\|", table, re.MULTILINE))))
+    assert told == {entry.name for entry in fields(NodeProfile)} - {"name"}
 
 
 def test_every_command_for_the_cluster_is_a_known_one() -> None:

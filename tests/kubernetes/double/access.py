@@ -36,9 +36,10 @@ class Rule:
 
 
 class Access:
-    """Tokens and rules. The admin may do everything."""
+    """Tokens and rules. The admin may do everything; everybody may ask what they may, unless `reviews` is False."""
 
     def __init__(self) -> None:
+        self.reviews = True
         self._users: dict[str, str] = {"admin-token": ADMIN}
         self._rules: list[Rule] = []
 

@@ -121,7 +121,7 @@ class Api:
     def permit(self, request: Request, address: Address) -> str:
         """The user, once it may do this; Refused 401 or 403."""
         user = self.access.user_of(request.headers.get("authorization"))
-        if address.kind is not REVIEWS:
+        if address.kind is not REVIEWS or not self.access.reviews:
             verb = self.verb(request, address)
             self.access.check(user, verb, address.kind, address.namespace, address.name, address.subresource)
         return user
