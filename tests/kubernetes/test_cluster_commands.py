@@ -104,7 +104,7 @@ def test_a_session_on_two_nodes_one_after_the_other(cluster: Cluster, tmp_path: 
     assert accepted == [f"baselines/{node}-simulated/test_suite.json" for node in ("xeon2", "xeon3")]
     assert "node xeon2" in done.stdout
     assert "node xeon3" in done.stdout
-    assert re.search(r"^nodes side by side +xeon2 +xeon3\ntest_suite.py::test_chat +ttft +", done.stdout, re.MULTILINE)
+    assert re.search(r"^nodes side by side +xeon2 +xeon3\ntest_suite.py::test_chat +itl +", done.stdout, re.MULTILINE)
     assert cluster.leftovers() == []
 
 
