@@ -467,3 +467,88 @@ def test_a_metric_that_the_gate_does_not_name_raises_no_alarm(suite: pytest.Pyte
     result.assert_outcomes(failed=1)
     assert alphas(suite) == {"itl": ("worse", 0.05), "e2e": ("unknown", 0.05)}
     result.stdout.fnmatch_lines(["*no share of alpha was set aside*"])
+
+
+TWICE = """
+import pytest
+
+import pytest_nriperf.session.handles  # noqa: F401 - before pytester takes stock: numpy loads once a process
+
+@pytest.mark.gate("ttft", "itl")
+def test_chat(llm, baseline):
+    m = llm.measure("Hello", max_new_tokens=16, requests=2)
+    baseline.check(m, "ttft")
+    baseline.check(m, "itl")
+    {end}
+"""
+
+
+def slower_tokens(suite: pytest.Pytester) -> None:
+    """The first token comes as ever, the others later."""
+    suite.makeconftest(CONFTEST.format(speed=1.5, shape="sim:2s4c2t-snc2").replace("0.02 * SPEED", "0.02"))
+
+
+def stored_sessions(suite: pytest.Pytester) -> int:
+    return sum(file.read_text().count('"session"') for file in suite.path.glob("baselines/*/*.json"))
+
+
+def test_a_measurement_checked_metric_by_metric_has_all_its_verdicts(
+    suite: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CI", "true")
+    suite.makepyfile(test_perf=TWICE.format(end="pass"))
+    result = run(suite, "--nri-accept=missing", "--nri-runs=6", "--nri-json=verdicts.json")
+    result.assert_outcomes(passed=1)
+    assert alphas(suite) == {"ttft": ("missing", 0.025), "itl": ("missing", 0.025)}
+    assert stored_sessions(suite) == 1
+    (document,) = recordings(suite)
+    assert json.loads(document.read_text())["gate"]["metrics"] == ["ttft", "itl"]
+
+
+def test_a_metric_that_is_checked_twice_is_one_verdict(suite: pytest.Pytester) -> None:
+    suite.makepyfile(test_perf=TWICE.format(end="baseline.check(m, 'itl', tolerance=0.3)"))
+    run(suite, "--nri-accept=missing", "--nri-runs=6").assert_outcomes(passed=1)
+    slower_tokens(suite)
+    run(suite, "--nri-runs=6", "--nri-fail-on=nothing", "--nri-json=verdicts.json", "--junitxml=out.xml")
+    verdicts = json.loads((suite.path / "verdicts.json").read_text())["verdicts"]
+    assert [(each["metric"], each["outcome"]) for each in verdicts] == [("ttft", "same"), ("itl", "worse")]
+    assert (suite.path / "out.xml").read_text().count('name="nriperf.itl.verdict"') == 1
+
+
+def test_a_session_whose_later_check_is_worse_is_not_accepted_by_an_earlier_one(suite: pytest.Pytester) -> None:
+    suite.makepyfile(test_perf=TWICE.format(end="pass"))
+    run(suite, "--nri-accept=missing", "--nri-runs=6").assert_outcomes(passed=1)
+    slower_tokens(suite)
+    result = run(suite, "--nri-runs=6", "--nri-accept=all", "--nri-fail-on=nothing")
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["*is worse than the baseline (itl)*accept --restart*"])
+    assert stored_sessions(suite) == 1
+    run(suite, "--nri-runs=6", "--nri-accept=all").assert_outcomes(failed=1)
+    assert stored_sessions(suite) == 1
+
+
+def test_a_test_that_fails_for_another_reason_accepts_nothing(suite: pytest.Pytester) -> None:
+    suite.makepyfile(test_perf=TWICE.format(end="assert m.failures"))
+    result = run(suite, "--nri-accept=all")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*not accepted: the test failed for another reason*"])
+    assert stored_sessions(suite) == 0
+
+
+def test_a_metric_that_is_gated_later_begins_with_accept_missing(suite: pytest.Pytester) -> None:
+    run(suite, "--nri-accept=missing").assert_outcomes(passed=1)
+    (stored,) = suite.path.glob("baselines/*/*.json")
+    document = json.loads(stored.read_text())
+    for sessions in document["tests"].values():
+        del sessions[0]["metrics"]["itl"]
+    stored.write_text(json.dumps(document))
+    run(suite, "--nri-accept=missing", "--nri-fail-on=missing").assert_outcomes(passed=1)
+    run(suite, "--nri-fail-on=missing").assert_outcomes(passed=1)
+    assert stored_sessions(suite) == 2
+
+
+def test_baselines_that_cannot_be_written_fail_the_test_with_a_sentence(suite: pytest.Pytester) -> None:
+    result = run(suite, "--nri-accept=all", "--nri-baselines=test_perf.py")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*baselines: *test_perf.py cannot be written (*); name another folder of baselines*"])
+    assert "Traceback" not in result.stdout.str()

@@ -21,14 +21,27 @@ _LINE = 110
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder against other writers; the kernel lets go when the process ends, however it ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    """Hold the folder against other writers; the kernel lets go when the process ends, however it ends.
+
+    Raises BaselineError where the folder cannot be made, or what is in it not be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
+    except OSError as error:
+        raise _unwritable(folder, error) from error
     finally:
         os.close(descriptor)
+
+
+def _unwritable(folder: Path, error: OSError) -> BaselineError:
+    where = error.filename or folder
+    return BaselineError(f"baselines: {where} cannot be written ({error.strerror})", "name another folder of baselines")
 
 
 def read_json(path: Path) -> dict[str, Any]:

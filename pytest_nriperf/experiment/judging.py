@@ -6,7 +6,16 @@ from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pytest_nriperf.baselines import BaselineStore, Gate, Verdict, judge, level_reached, looks
+from pytest_nriperf.baselines import (
+    OUTCOMES,
+    BaselineKey,
+    BaselineStore,
+    Gate,
+    Verdict,
+    judge,
+    level_reached,
+    looks,
+)
 from pytest_nriperf.baselines.evidence import baseline_key, session_record
 from pytest_nriperf.baselines.noise import load_noise
 from pytest_nriperf.baselines.pairs import judge_variants
@@ -26,17 +35,27 @@ from pytest_nriperf.stats import plan_pair_looks, suite_share
 class Judged:
     """Verdicts of one measurement, and what was done to the baseline (`stored`, `refused` or nothing) in words.
 
-    `at_look` is False between the planned looks of an adaptive number of runs, when nothing may be decided.
+    `found` are the verdicts whatever shares of alpha there are. `at_look` is False between the planned looks of an
+    adaptive number of runs, when nothing may be decided.
     """
 
     verdicts: tuple[Verdict, ...]
+    found: tuple[Verdict, ...]
     stored: str = ""
     refused: str = ""
     at_look: bool = True
 
-    def failing(self, fail_on: Sequence[str]) -> tuple[Verdict, ...]:
-        """The verdicts that fail a test. What was stored just now is no longer missing."""
-        return tuple(one for one in self.verdicts if one.outcome in fail_on and not one.begun)
+    def failing(self, fail_on: Sequence[str], *, accepting: bool = False) -> tuple[Verdict, ...]:
+        """The verdicts that fail a test. With `accepting` what is missing is about to begin."""
+        return tuple(
+            one for one in self.verdicts if one.outcome in fail_on and not (accepting and one.outcome == "missing")
+        )
+
+    def joined(self, later: Judged) -> Judged:
+        """This and a later check of the same measurement: one verdict a metric, the graver of two."""
+        return replace(
+            self, verdicts=_gravest(self.verdicts, later.verdicts), found=_gravest(self.found, later.found)
+        )
 
 
 def judge_measurement(
@@ -47,10 +66,9 @@ def judge_measurement(
     store: BaselineStore,
     settings: Settings,
     gated_metrics: int,
-    accept: bool = False,
     uncounted: Set[str] = frozenset(),
 ) -> Judged:
-    """Judge `metrics` at each verdict's share of the suite's alarm rate, with `accept` do what `--nri-accept` says.
+    """Judge `metrics` at each verdict's share of the suite's alarm rate.
 
     Variants are judged against each other, and no baseline has a part in it. `uncounted` are metrics that have no
     share of their own: none of them is called worse.
@@ -58,32 +76,58 @@ def judge_measurement(
     share = suite_share(settings.alpha, gated_metrics)
     gates = [_gate(name, gate, settings) for name in metrics]
     if measurement.variants:
-        found = _judge_variants(measurement, gates, share, settings.runs)
-        return replace(found, verdicts=_without_share(found.verdicts, uncounted))
-    key, record = baseline_key(measurement.document), session_record(measurement)
-    file = str(measurement.document["test"]).partition("::")[0]
+        pairs = _judge_variants(measurement, gates, share, settings.runs)
+        return replace(pairs, verdicts=_without_share(pairs.verdicts, uncounted))
+    file, key, record = _filed(measurement)
     baseline = store.find(file, key)
     test = str(measurement.document["test"])
     others = None if baseline is None else baseline.without([record.session])
     plan = looks(others, gates, settings.runs.least, settings.runs.most, share)
     runs = len(measurement.runs)
     level = level_reached(plan, runs, share)
-    judged = judge([record], baseline, gates, alpha=share, look=level, noise=load_noise(store), test=test)
+    found = tuple(judge([record], baseline, gates, alpha=share, look=level, noise=load_noise(store), test=test))
     verdicts = _explained(
-        [_with_reason(verdict, measurement) for verdict in _without_share(judged, uncounted)],
+        [_with_reason(verdict, measurement) for verdict in _without_share(found, uncounted)],
         () if others is None else others.sessions[-WINDOW:],
         record,
     )
-    if not accept:
-        return Judged(verdicts, at_look=not plan or runs in {look.runs for look in plan})
-    if settings.accept == "all" or (settings.accept == "missing" and baseline is None):
-        try:
-            store.append(file, key, record, judged)
-        except BaselineError as error:
-            return Judged(verdicts, refused=str(error))
-        kept = tuple(_stored(verdict) for verdict in verdicts)
-        return Judged(kept, stored=f"stored in {store.path(file)}{_doubt(record)}")
-    return Judged(verdicts)
+    return Judged(verdicts, found, at_look=not plan or runs in {look.runs for look in plan})
+
+
+def accept_measurement(measurement: Measurement, judged: Judged, *, store: BaselineStore, settings: Settings) -> Judged:
+    """Do what `--nri-accept` says, once all that a test asks of a measurement was judged.
+
+    A session with a metric that is worse is refused, whatever that metric's share. Raises BaselineError where the
+    baselines cannot be written.
+    """
+    if measurement.variants or not settings.accept:
+        return judged
+    file, key, record = _filed(measurement)
+    begins = any(one.outcome == "missing" for one in judged.found) or store.find(file, key) is None
+    if settings.accept == "missing" and not begins:
+        return judged
+    try:
+        store.append(file, key, record, judged.found)
+    except BaselineError as error:
+        if all(one.outcome != "worse" for one in judged.found):
+            raise
+        return replace(judged, refused=str(error))
+    kept = tuple(_stored(verdict) for verdict in judged.verdicts)
+    return replace(judged, verdicts=kept, stored=f"stored in {store.path(file)}{_doubt(record)}")
+
+
+def _filed(measurement: Measurement) -> tuple[str, BaselineKey, SessionRecord]:
+    """Where a measurement belongs in the baselines (test file, key), and what they would keep of it."""
+    document = measurement.document
+    return str(document["test"]).partition("::")[0], baseline_key(document), session_record(measurement)
+
+
+def _gravest(verdicts: Sequence[Verdict], later: Sequence[Verdict]) -> tuple[Verdict, ...]:
+    found = {one.metric: one for one in verdicts}
+    for one in later:
+        known = found.setdefault(one.metric, one)
+        found[one.metric] = min(known, one, key=lambda verdict: OUTCOMES.index(verdict.outcome))
+    return tuple(found.values())
 
 
 def _without_share(verdicts: Sequence[Verdict], uncounted: Set[str]) -> tuple[Verdict, ...]:
@@ -99,11 +143,9 @@ def _without_share(verdicts: Sequence[Verdict], uncounted: Set[str]) -> tuple[Ve
 
 def remember_gate(measurement: Measurement, metrics: Sequence[str]) -> None:
     """Write into the recording which metrics its test asked about, so that judging it again asks the same."""
-    gate = dict(measurement.document.get("gate") or {})
-    if measurement.variants or list(metrics) == list(gate.get("metrics") or ()):
-        return
-    document = {**measurement.document, "gate": {**gate, "metrics": list(metrics)}}
-    write_document(measurement.path, document)
+    if not measurement.variants:
+        gate = dict(measurement.document.get("gate") or {}) | {"metrics": list(metrics)}
+        write_document(measurement.path, {**measurement.document, "gate": gate})
 
 
 def _with_reason(verdict: Verdict, measurement: Measurement) -> Verdict:
@@ -155,7 +197,8 @@ def _judge_variants(measurement: Measurement, gates: Sequence[Gate], share: floa
     plan = plan_pair_looks(asked.least, asked.most, share)
     level = level_reached(plan, pairs, share)
     verdicts = judge_variants(first, second, gates, alpha=share, level=level, test=str(measurement.document["test"]))
-    return Judged(_explained(verdicts, [first[1]], second[1]), at_look=pairs in {look.runs for look in plan})
+    explained = _explained(verdicts, [first[1]], second[1])
+    return Judged(explained, explained, at_look=pairs in {look.runs for look in plan})
 
 
 def settled(measurement: Measurement, gate: GateMark, **known: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from pytest_nriperf.experiment.llm import Llm, open_llm
 from pytest_nriperf.marks import GateMark, balloon_spec, gate_of, llm_request
 from pytest_nriperf.metrics import Measurement, parse_metric
 from pytest_nriperf.session.collecting import arguments_of, judged_cell, shares_of
-from pytest_nriperf.session.working import NriSession
+from pytest_nriperf.session.working import NriSession, VerdictFailure
 
 
 class Nri:
@@ -64,6 +65,7 @@ class BaselineCheck:
         self._session = session
         self._item = item
         self._shares = list(shares_of(item))
+        self._counted: set[tuple[Path, str]] = set()
 
     def check(
         self, measurement: Measurement, *metrics: str, tolerance: float | None = None, floor: float | None = None
@@ -72,7 +74,9 @@ class BaselineCheck:
 
         `tolerance` and `floor` are shares (0.05 is 5 %) and override the gate's. What fails a test is said by
         `--nri-fail-on`. In a cell of a sweep nothing is judged unless its mark says `gate=True`. What has no share of
-        the suite's alarm rate, since collection could not know of it, is `unknown` where it would be `worse`.
+        the suite's alarm rate, since collection could not know of it, is `unknown` where it would be `worse`. With
+        `--nri-accept` the measurement is accepted when the test ends, unless a verdict was `worse` or the test failed
+        for another reason.
         """
         __tracebackhide__ = True
         if not judged_cell(self._item):
@@ -91,14 +95,20 @@ class BaselineCheck:
             gate.tolerance if tolerance is None else tolerance,
             gate.floor if floor is None else floor,
         )
-        uncounted = frozenset(name for name in dict.fromkeys(asked) if not self._spend(name))
-        message = self._session.judge(self._item, measurement, own, uncounted)
+        uncounted = frozenset(name for name in dict.fromkeys(asked) if not self._spend(measurement.path, name))
+        message = self._session.judge(measurement, own, uncounted)
         if message:
-            pytest.fail(message, pytrace=False)
+            raise VerdictFailure(message, pytrace=False)
 
-    def _spend(self, name: str) -> bool:
-        """Take the share of a verdict that collection counted; False where there is none (left)."""
+    def _spend(self, measured: Path, name: str) -> bool:
+        """Take the share of a verdict that collection counted; False where there is none (left).
+
+        The same metric of the same measurement is one verdict, however often it is asked for.
+        """
+        if (measured, name) in self._counted:
+            return True
         share = next((each for each in self._shares if each in (name, "")), None)
         if share is not None:
             self._shares.remove(share)
+            self._counted.add((measured, name))
         return share is not None

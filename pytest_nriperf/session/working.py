@@ -14,16 +14,18 @@ import textwrap
 import threading
 from collections.abc import Generator as Steps
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from _pytest.outcomes import Failed
 
 from pytest_nriperf.baselines import BaselineStore, Verdict
-from pytest_nriperf.errors import NriperfError
+from pytest_nriperf.errors import BaselineError, NriperfError
 from pytest_nriperf.experiment.bench import Bench
-from pytest_nriperf.experiment.judging import judge_measurement, remember_gate, settled
+from pytest_nriperf.experiment.judging import accept_measurement, judge_measurement, remember_gate, settled
 from pytest_nriperf.experiment.llm import Llm
 from pytest_nriperf.experiment.subject import Caller
 from pytest_nriperf.generate import make_generator
@@ -45,6 +47,12 @@ from pytest_nriperf.sweep.existence import Site
 
 if TYPE_CHECKING:
     from pytest_nriperf.session.steering import Steering
+
+
+class VerdictFailure(Failed):
+    """A test fails by its verdicts, and by nothing else."""
+
+    __module__ = "builtins"  # as pytest's own: a short name in its summary
 
 
 def own_session(config: pytest.Config) -> NriSession:
@@ -69,6 +77,7 @@ class NriSession:
     def __post_init__(self) -> None:
         self._benches: dict[str, Bench] = {}
         self.keeper = Keeper()
+        self._judged_now: dict[Path, Result] = {}
         self._passed: list[str] = []
         self._skipped: list[tuple[str, str]] = []
         self._undo = contextlib.ExitStack()
@@ -148,25 +157,21 @@ class NriSession:
         gate = gate_of(arguments_of(self.config.stash[CURRENT], "gate"))
         return settled(measurement, gate, **self._judging(measurement))
 
-    def judge(
-        self, item: pytest.Item, measurement: Measurement, gate: GateMark, uncounted: frozenset[str] = frozenset()
-    ) -> str:
-        """Judge, accept where asked, remember; returns the message of a failure, empty when nothing fails."""
-        judged = judge_measurement(
-            measurement, gate.metrics, gate, accept=True, uncounted=uncounted, **self._judging(measurement)
-        )
+    def judge(self, measurement: Measurement, gate: GateMark, uncounted: frozenset[str] = frozenset()) -> str:
+        """Judge and remember; returns the message of a failure, empty when nothing fails.
+
+        A measurement that is judged in several calls has one verdict a metric, and is accepted when its test ends.
+        """
+        judged = judge_measurement(measurement, gate.metrics, gate, uncounted=uncounted, **self._judging(measurement))
         result = next((each for each in self.results if each.measurement.path == measurement.path), None)
         if result is None:
             result = Result(measurement)
             self.results.append(result)
-        result.judged = judged
-        remember_gate(measurement, gate.metrics)
-        for verdict in judged.verdicts:
-            item.user_properties.extend(_properties(verdict))
-        failing = judged.failing(self.settings.fail_on)
+        result.judged = judged if result.judged is None else result.judged.joined(judged)
+        self._judged_now[measurement.path] = result
+        failing = judged.failing(self.settings.fail_on, accepting=bool(self.settings.accept))
         first, second = measurement.variants or ("baseline", "now")
-        message = failure_message(failing, str(measurement.path), (first, second)) if failing else ""
-        return "\n".join(filter(None, (message, judged.refused)))
+        return failure_message(failing, str(measurement.path), (first, second)) if failing else ""
 
     def tell_benchmark(self, request: pytest.FixtureRequest, llm: Llm) -> None:
         """Where pytest-benchmark drove `llm.generate`: our metrics as extra information of its record."""
@@ -197,8 +202,14 @@ class NriSession:
     def pytest_runtest_makereport(
         self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Steps[None, pytest.TestReport, pytest.TestReport]:
-        """An error of ours is a sentence with its next step: no traceback through our own frames."""
+        """An error of ours is a sentence with its next step: no traceback through our own frames.
+
+        What the test judged is accepted where that was asked for, and told to JUnit.
+        """
+        unwritten = self._conclude(item, call) if call.when != "setup" else ""
         report = yield
+        if unwritten:
+            report.outcome, report.longrepr = "failed", "\n".join(filter(None, (report.longreprtext, unwritten)))
         if call.excinfo is not None and isinstance(call.excinfo.value, NriperfError) and report.failed:
             report.longrepr = str(call.excinfo.value)
         if call.when == "call" and report.passed and gate_of(arguments_of(item, "gate")).metrics:
@@ -260,6 +271,31 @@ class NriSession:
 
     # -------------------------------------------------------------------------------------------------- inside
 
+    def _conclude(self, item: pytest.Item, call: pytest.CallInfo[None]) -> str:
+        """The test is over: accept what it judged, unless it failed for another reason than its verdicts.
+
+        Returns why the baselines could not be written, empty when they were or nothing was to be.
+        """
+        concluded, self._judged_now = self._judged_now, {}
+        otherwise = call.excinfo is not None and not isinstance(call.excinfo.value, VerdictFailure)
+        unwritten = ""
+        for result in concluded.values():
+            assert result.judged is not None
+            remember_gate(result.measurement, [verdict.metric for verdict in result.judged.verdicts])
+            if otherwise and self.settings.accept and not result.measurement.variants:
+                result.judged = replace(result.judged, refused="not accepted: the test failed for another reason")
+            elif not otherwise:
+                store = self._store(result.measurement)
+                try:
+                    result.judged = accept_measurement(
+                        result.measurement, result.judged, store=store, settings=self.settings
+                    )
+                except BaselineError as error:
+                    unwritten = str(error)
+            for verdict in result.judged.verdicts:
+                item.user_properties.extend(_properties(verdict))
+        return unwritten
+
     def _measured(self, measurement: Measurement) -> None:
         steering = self._steering
         if steering is None or not measurement.document.get("cell"):
@@ -272,12 +308,16 @@ class NriSession:
     def _steering(self) -> Steering | None:
         return self.config.stash.get(STEERING, None)
 
+    def _store(self, measurement: Measurement) -> BaselineStore:
+        document, folder = measurement.document, self.settings.path(self.settings.baselines)
+        return BaselineStore(folder, document["baseline_node"], simulated=document["simulated"])
+
     def _judging(self, measurement: Measurement) -> dict[str, Any]:
-        document = measurement.document
-        store = BaselineStore(
-            self.settings.path(self.settings.baselines), document["baseline_node"], simulated=document["simulated"]
-        )
-        return {"store": store, "settings": self.settings, "gated_metrics": self._gated_metrics}
+        return {
+            "store": self._store(measurement),
+            "settings": self.settings,
+            "gated_metrics": self._gated_metrics,
+        }
 
     @property
     def _gated_metrics(self) -> int:

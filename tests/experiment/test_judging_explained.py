@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pytest_nriperf.baselines import BaselineStore, Verdict
-from pytest_nriperf.experiment.judging import Judged, judge_measurement
+from pytest_nriperf.experiment.judging import Judged, accept_measurement, judge_measurement
 from pytest_nriperf.marks import GateMark
 from pytest_nriperf.metrics import Measurement
 from pytest_nriperf.recording import write_document, write_run
@@ -38,17 +38,13 @@ def store(tmp_path: Path) -> BaselineStore:
     return BaselineStore(tmp_path / "baselines", "sim", simulated=True)
 
 
-def judged(measurement: Measurement, store: BaselineStore) -> Judged:
-    settings = Settings(accept="missing", runs=RunPlan(8, 8))
-    return judge_measurement(
-        measurement,
-        ["itl"],
-        GateMark(("itl",), None, None),
-        store=store,
-        settings=settings,
-        gated_metrics=1,
-        accept=True,
+def judged(measurement: Measurement, store: BaselineStore, *metrics: str) -> Judged:
+    """Judged as its test would, and accepted where there was nothing."""
+    settings, gate = Settings(accept="missing", runs=RunPlan(8, 8)), GateMark(metrics or ("itl",), None, None)
+    found = judge_measurement(
+        measurement, gate.metrics, gate, store=store, settings=settings, gated_metrics=len(gate.metrics)
     )
+    return accept_measurement(measurement, found, store=store, settings=settings)
 
 
 def test_the_pages_are_blamed_for_a_slower_session(tmp_path: Path, store: BaselineStore) -> None:
@@ -69,12 +65,8 @@ def test_each_changed_verdict_is_explained_in_its_own_direction(tmp_path: Path, 
     """The first token comes sooner and the others later: the better verdict does not take the worse one's cause."""
 
     def verdicts(folder: str, gap_ms: float, remote: int, day: int, ttft: float) -> dict[str, Verdict]:
-        gate, settings = GateMark(("ttft", "itl"), None, None), Settings(accept="missing", runs=RunPlan(8, 8))
         measurement = measured(tmp_path / folder, gap_ms, remote, day, ttft)
-        found = judge_measurement(
-            measurement, gate.metrics, gate, store=store, settings=settings, gated_metrics=2, accept=True
-        )
-        return {verdict.metric: verdict for verdict in found.verdicts}
+        return {verdict.metric: verdict for verdict in judged(measurement, store, "ttft", "itl").verdicts}
 
     verdicts("s1/t", 40.0, 2, 1, ttft=1.0)
     found = verdicts("s2/t", 48.0, 31, 2, ttft=0.5)
@@ -86,13 +78,8 @@ def test_each_changed_verdict_is_explained_in_its_own_direction(tmp_path: Path, 
 
 def test_a_share_that_was_nothing_can_be_gated(tmp_path: Path, store: BaselineStore) -> None:
     def verdict(folder: str, remote: int, day: int) -> tuple[str, float | None]:
-        measurement = measured(tmp_path / folder, 40.0, remote, day)
-        settings = Settings(accept="missing", runs=RunPlan(8, 8))
-        gate = GateMark(("remote_memory_share",), None, None)
-        found = judge_measurement(
-            measurement, gate.metrics, gate, store=store, settings=settings, gated_metrics=1, accept=True
-        )
-        return found.verdicts[0].outcome, found.verdicts[0].effect
+        (found,) = judged(measured(tmp_path / folder, 40.0, remote, day), store, "remote_memory_share").verdicts
+        return found.outcome, found.effect
 
     assert verdict("s1/t", 0, 1) == ("missing", None)
     assert verdict("s2/t", 0, 2) == ("same", 0.0)
