@@ -74,6 +74,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.stash[COLLECTED] = collected(ours)
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Tests that ask for verdicts are accounted for at the end, also where none gets so far as to ask for a fixture."""
+    config, collected = session.config, session.config.stash.get(COLLECTED, None)
+    if collected is None or not collected.gated or config.option.collectonly:
+        return
+    settings = session_settings(config)
+    asked = settings.json or settings.summary or any(item.nodeid in collected.gated for item in session.items)
+    if asked and not settings.dry_run:
+        from pytest_nriperf.session.working import own_session
+
+        own_session(config)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Which test is running, for measurements in fixtures of a wider scope."""

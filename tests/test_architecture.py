@@ -59,6 +59,7 @@ PYTEST_FILES = {
     "session/sweeping.py",
     "session/steering.py",
     "session/course.py",
+    "session/gated.py",
     "session/keeping.py",
 }
 

@@ -387,7 +387,7 @@ def test_verdicts_are_left_for_machines_and_for_a_jobs_page(
 
 def test_a_gated_test_that_judged_nothing_is_reported(suite: pytest.Pytester) -> None:
     suite.makepyfile(test_perf=SUITE.replace("baseline.check(m)", "pass"))
-    run(suite).stdout.fnmatch_lines(["warning: test_perf.py::test_chat passed although its gate judged nothing;*"])
+    run(suite).stdout.fnmatch_lines(["warning: test_perf.py::test_chat passed without a verdict;*"])
 
 
 def test_a_skipped_test_whose_baseline_waits_is_reported(suite: pytest.Pytester) -> None:
@@ -396,7 +396,10 @@ def test_a_skipped_test_whose_baseline_waits_is_reported(suite: pytest.Pytester)
     result = run(suite)
     result.assert_outcomes(skipped=1)
     result.stdout.fnmatch_lines(
-        ["warning: test_perf.py::test_chat was skipped: a baseline of its function (1 session) was *"]
+        [
+            "0 of 1 gated tests judged; 1 skipped",
+            "warning: test_perf.py::test_chat was skipped (not today): its baseline (1 session) was compared with *",
+        ]
     )
 
 
@@ -552,3 +555,56 @@ def test_baselines_that_cannot_be_written_fail_the_test_with_a_sentence(suite: p
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*baselines: *test_perf.py cannot be written (*); name another folder of baselines*"])
     assert "Traceback" not in result.stdout.str()
+
+
+OUTCOMES = """
+import pytest
+
+import pytest_nriperf.session.handles  # noqa: F401 - before pytester takes stock: numpy loads once a process
+
+pytestmark = pytest.mark.gate("itl")
+
+def test_judged(llm, baseline): baseline.check(llm.measure("a", max_new_tokens=8))
+@pytest.mark.skip(reason="not today")
+def test_skipped(llm, baseline): pass
+def test_broken(llm, baseline): raise ValueError("no such thing")
+@pytest.mark.xfail
+def test_hopeless(llm, baseline): assert False
+def test_silent(llm): llm.measure("a", max_new_tokens=8)
+def test_ungated_is_no_concern(): pass
+def test_left_out(llm, baseline): pass
+"""
+
+
+def test_every_gated_test_without_a_verdict_is_accounted_for(
+    suite: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(suite.path / "page.md"))
+    suite.makepyfile(test_perf=OUTCOMES)
+    result = run(suite, "--nri-runs=1", "--nri-json=verdicts.json", "-k", "not left_out")
+    document = json.loads((suite.path / "verdicts.json").read_text())
+    assert {one["test"].rpartition("::")[2]: (one["why"], one["reason"]) for one in document["not_judged"]} == {
+        "test_skipped": ("skipped", "not today"),
+        "test_broken": ("failed", "ValueError: no such thing"),
+        "test_hopeless": ("xfailed", ""),
+        "test_silent": ("passed", ""),
+        "test_ungated_is_no_concern": ("passed", ""),
+        "test_left_out": ("not selected", ""),
+    }
+    result.stdout.fnmatch_lines(["1 of 7 gated tests judged; 1 skipped, 1 failed, 1 xfailed, 2 passed without*"])
+    assert "1 of 7 gated tests judged" in (suite.path / "page.md").read_text()
+
+
+def test_a_gate_of_which_every_test_is_skipped_says_so(suite: pytest.Pytester) -> None:
+    suite.makepyfile(test_perf=SUITE.replace("@pytest.mark.llm", "@pytest.mark.skip(reason='x')\n@pytest.mark.llm"))
+    result = run(suite, "--nri-json=verdicts.json")
+    result.stdout.fnmatch_lines(["0 of 1 gated tests judged; 1 skipped"])
+    assert json.loads((suite.path / "verdicts.json").read_text())["not_judged"][0]["why"] == "skipped"
+    assert "NODE LOG []" in result.outlines
+
+
+def test_what_a_stopped_session_did_not_come_to_is_not_run(suite: pytest.Pytester) -> None:
+    suite.makepyfile(test_perf=OUTCOMES)
+    run(suite, "-x", "--nri-runs=1", "--nri-json=verdicts.json")
+    whys = [one["why"] for one in json.loads((suite.path / "verdicts.json").read_text())["not_judged"]]
+    assert whys == ["skipped", "failed", *["not run"] * 4]

@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from pytest_nriperf.baselines import OUTCOMES, Verdict
+from pytest_nriperf.report.unseen import ALL_SEEN, Unseen
 
 FORMAT = 1
 SCHEMA = Path(__file__).with_name("verdicts.schema.json")
 
 
-def verdict_document(verdicts: Sequence[Verdict], *, node: str = "", facts: Mapping[str, Any] | None = None) -> str:
-    """The document as text: format, node, counts by outcome, verdicts; `facts` are added at the top level."""
+def verdict_document(
+    verdicts: Sequence[Verdict], *, node: str = "", facts: Mapping[str, Any] | None = None, unseen: Unseen = ALL_SEEN
+) -> str:
+    """The document as text: format, node, counts by outcome, verdicts, what was not judged; `facts` beside these."""
     document = {
         **(facts or {}),
         "format": FORMAT,
@@ -22,5 +25,6 @@ def verdict_document(verdicts: Sequence[Verdict], *, node: str = "", facts: Mapp
         "simulated": any(verdict.simulated for verdict in verdicts),
         "counts": {outcome: sum(one.outcome == outcome for one in verdicts) for outcome in OUTCOMES},
         "verdicts": [verdict.as_dict() for verdict in verdicts],
+        **unseen.as_dict(),
     }
     return json.dumps(document, indent=1, allow_nan=False, default=str)

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from pathlib import PurePath
 
 from pytest_nriperf.baselines import Verdict
-from pytest_nriperf.report.verdicts import cells, counted, remarks
+from pytest_nriperf.report.unseen import ALL_SEEN, Unseen
+from pytest_nriperf.report.verdicts import cells, counted, printable, remarks
 
 _MARKS = {"worse": "🔴", "incomparable": "⛔", "unknown": "⚪", "missing": "⚪", "better": "🟢", "same": "✅"}
 _COLUMNS = ("test", "metric", "baseline", "now", "change", "interval", "MDE", "runs", "verdict")
 
 
-def markdown_summary(verdicts: Sequence[Verdict], *, title: str = "Performance", node: str = "") -> str:
-    """A summary that a person reads in ten seconds: the count, a table, and what to do about what is not fine."""
+def markdown_summary(
+    verdicts: Sequence[Verdict], *, title: str = "Performance", node: str = "", unseen: Unseen = ALL_SEEN
+) -> str:
+    """A summary that a person reads in ten seconds: the count, a table, what was not judged, and what to do."""
     where = f" on {escaped(node)}" if node else ""
     simulated = " **SIMULATED**" if any(verdict.simulated for verdict in verdicts) else ""
     lines = [f"## {escaped(title)}{where}: {counted(verdicts)}{simulated}", ""]
@@ -27,22 +31,40 @@ def markdown_summary(verdicts: Sequence[Verdict], *, title: str = "Performance",
             lines.append(f"- **{escaped(verdict.test)} · {escaped(verdict.metric)}: {verdict.outcome}**")
             lines += [f"  - {escaped(text)}" for text in remarks(verdict)]
         lines += ["", "</details>"]
+    if unseen.tests:
+        lines += ["", f"<details><summary>{escaped(unseen.counted)}</summary>", ""]
+        lines += [*(f"- {escaped(str(one))}" for one in unseen.tests), "", "</details>"]
+    if unseen.baselines:
+        lines += ["", *(f"- {escaped(text)}" for text in unseen.baselines)]
     return "\n".join(lines) + "\n"
 
 
-def workflow_annotations(verdicts: Sequence[Verdict], *, fail_on: Sequence[str] = ("worse",)) -> Iterator[str]:
+def workflow_annotations(
+    verdicts: Sequence[Verdict],
+    *,
+    fail_on: Sequence[str] = ("worse",),
+    unseen: Unseen = ALL_SEEN,
+    folder: PurePath = PurePath(),
+) -> Iterator[str]:
     """Workflow commands that mark the test files on the pull request: errors for what fails, warnings for the rest.
 
-    What is fine has none, nor has a baseline that begins with this session.
+    What is fine has none, nor has a baseline that begins with this session. `folder` is where the tests' root lies in
+    the repository.
     """
     for verdict in verdicts:
         if verdict.begun or (verdict.outcome in ("same", "better") and verdict.outcome not in fail_on):
             continue
         level = "error" if verdict.outcome in fail_on else "warning"
-        file = _property(verdict.test.partition("::")[0])
-        title = _property(f"{verdict.metric} {verdict.outcome}")
-        text = "; ".join([f"{verdict.test}: {verdict.metric} {verdict.outcome}", *remarks(verdict)])
-        yield f"::{level} file={file},title={title}::{_data(text)}"
+        title = f"{verdict.metric} {verdict.outcome}"
+        yield _annotation(level, folder, verdict.test, title, "; ".join([f"{verdict.test}: {title}", *remarks(verdict)]))
+    for one in unseen.tests:
+        if one.silent:
+            yield _annotation("warning", folder, one.test, "not judged", str(one))
+
+
+def _annotation(level: str, folder: PurePath, test: str, title: str, text: str) -> str:
+    file = (folder / test.partition("::")[0]).as_posix()
+    return f"::{level} file={_property(file)},title={_property(title)}::{_data(text)}"
 
 
 def escaped(text: str) -> str:
@@ -67,7 +89,9 @@ def _row(row: Sequence[str]) -> str:
 
 
 def _data(text: str) -> str:
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    """Line ends as the runner reads them; all else that no terminal should get is shown as `?`."""
+    lines = re.split(r"(\r|\n)", text.replace("%", "%25"))
+    return "".join({"\r": "%0D", "\n": "%0A"}.get(part) or printable(part) for part in lines)
 
 
 def _property(text: str) -> str:

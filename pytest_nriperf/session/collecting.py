@@ -31,13 +31,14 @@ UNLISTED = 3
 class Collected:
     """What collection found before any selection: it fixes each verdict's share of the suite's alarm rate.
 
-    `functions` are all that may own a baseline, by test file.
+    `functions` are all that may own a baseline, by test file; `gated` the tests that ask for verdicts, by their id.
     """
 
     gated_metrics: int = 0
     balloons: Sequence[BalloonSpec] = ()
     swept: frozenset[str] = frozenset()
     functions: Mapping[str, Collection[str]] = field(default_factory=dict)
+    gated: Mapping[str, str] = field(default_factory=dict)
 
     def needed(self, site: Site) -> list[BalloonSpec]:
         """The balloons that a node is held for: those that only cells need (`swept`) where they exist."""
@@ -46,14 +47,14 @@ class Collected:
 
 def collected(items: Sequence[pytest.Item]) -> Collected:
     """Check our marks on all items; a mistake ends collection with a usage error that names test, mark and mend."""
-    gated = 0
+    shares: dict[str, int] = {}
     balloons: dict[str, BalloonSpec] = {}
     others: set[str] = set()
     functions: dict[str, set[str]] = {}
     for item in items:
         _refuse_misspelt(item)
         try:
-            gated += len(shares_of(item))
+            shares[item.nodeid] = len(shares_of(item))
             llm_request(arguments_of(item, "llm"))
             check_requirements(arguments_of(item, "requires_node"))
             own = {spec.canonical(): spec for spec in balloons_of(item)}
@@ -64,7 +65,9 @@ def collected(items: Sequence[pytest.Item]) -> Collected:
         others |= own.keys() if cell_of(item) is None else set()
         if isinstance(item, pytest.Function) and item.get_closest_marker("requires_node"):
             item.fixturenames.insert(0, "nri_requirements")
-    return Collected(gated, tuple(balloons.values()), frozenset(balloons.keys() - others), functions)
+    gated = {item.nodeid: function_of(item) for item in items if shares[item.nodeid]}
+    swept = frozenset(balloons.keys() - others)
+    return Collected(sum(shares.values()), tuple(balloons.values()), swept, functions, gated)
 
 
 def shares_of(item: pytest.Item) -> tuple[str, ...]:

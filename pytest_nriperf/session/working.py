@@ -34,11 +34,13 @@ from pytest_nriperf.marks import GateMark, gate_of
 from pytest_nriperf.metrics import Measurement
 from pytest_nriperf.provision.simulated import SimulatedProvisioner
 from pytest_nriperf.report.terminal import ProgressLine, failure_message, summary
+from pytest_nriperf.report.unseen import Unseen
 from pytest_nriperf.seams import ChecksModels, EngineOptions, Generator, ModelChoice
 from pytest_nriperf.session.collecting import Collected, arguments_of, cell_labels, cell_of, function_of, variants_on
 from pytest_nriperf.session.config import COLLECTED, CURRENT, SESSION, STEERING, session_settings
+from pytest_nriperf.session.gated import GatedTests, orphaned
 from pytest_nriperf.session.keeping import Keeper
-from pytest_nriperf.session.outputs import abandoned, left_unmeasured, unjudged, write_outputs
+from pytest_nriperf.session.outputs import write_outputs
 from pytest_nriperf.session.summing import Result, summarised
 from pytest_nriperf.session.sweeping import provisioner_of
 from pytest_nriperf.settings import Settings
@@ -78,8 +80,7 @@ class NriSession:
         self._benches: dict[str, Bench] = {}
         self.keeper = Keeper()
         self._judged_now: dict[Path, Result] = {}
-        self._passed: list[str] = []
-        self._skipped: list[tuple[str, str]] = []
+        self.gated = GatedTests(self.config.stash.get(COLLECTED, Collected()).gated)
         self._undo = contextlib.ExitStack()
         self._reporter: Any = self.config.pluginmanager.get_plugin("terminalreporter")
         terminal = bool(self._reporter and self._reporter.isatty and not os.environ.get("CI"))
@@ -169,6 +170,7 @@ class NriSession:
             self.results.append(result)
         result.judged = judged if result.judged is None else result.judged.joined(judged)
         self._judged_now[measurement.path] = result
+        self.gated.judged(self.config.stash[CURRENT].nodeid)
         failing = judged.failing(self.settings.fail_on, accepting=bool(self.settings.accept))
         first, second = measurement.variants or ("baseline", "now")
         return failure_message(failing, str(measurement.path), (first, second)) if failing else ""
@@ -212,10 +214,7 @@ class NriSession:
             report.outcome, report.longrepr = "failed", "\n".join(filter(None, (report.longreprtext, unwritten)))
         if call.excinfo is not None and isinstance(call.excinfo.value, NriperfError) and report.failed:
             report.longrepr = str(call.excinfo.value)
-        if call.when == "call" and report.passed and gate_of(arguments_of(item, "gate")).metrics:
-            self._passed.append(item.nodeid)
-        if report.skipped and not hasattr(report, "wasxfail") and gate_of(arguments_of(item, "gate")).metrics:
-            self._skipped.append((item.nodeid, function_of(item)))
+        self.gated.reported(report)
         return report
 
     def pytest_keyboard_interrupt(self) -> None:
@@ -231,12 +230,14 @@ class NriSession:
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """What was stopped between tests can be resumed too."""
+        self.gated.selected = {item.nodeid for item in session.items}
         if session.shouldstop or session.shouldfail:
             self.break_off()
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """The table people look at."""
-        if not self._benches:
+        unseen = self._unseen()
+        if not self._benches and not unseen.tests:
             return
         terminalreporter.section("nriperf")
         for bench in self._benches.values():
@@ -247,17 +248,8 @@ class NriSession:
         for text in (text for bench in self._benches.values() for text in bench.closing_words()):
             for line in textwrap.wrap(text, shutil.get_terminal_size().columns - 2):
                 terminalreporter.line(line)
-        for test in unjudged(self._passed, [result.measurement for result in self.results if result.judged]):
-            terminalreporter.line(test, yellow=True)
-        stores = [store for bench in self._benches.values() for store in bench.baseline_stores()]
-        for test in left_unmeasured(self._skipped, stores):
-            terminalreporter.line(test, yellow=True)
-        # Of a file of which only a part was collected (named, or what failed last) we do not know what else is in it.
-        last_failed = getattr(self.config.option, "lf", False)
-        if not last_failed and not any("::" in argument for argument in self.config.args):
-            functions = self.config.stash.get(COLLECTED, Collected()).functions
-            for test in abandoned(functions, stores, self.config.rootpath):
-                terminalreporter.line(test, yellow=True)
+        for line in unseen.lines():
+            terminalreporter.line(line, yellow=True)
         verdicts = [verdict for result in self.results if result.judged for verdict in result.judged.verdicts]
         nodes = dict.fromkeys(str(result.measurement.document["baseline_node"]) for result in self.results)
         measured = [result.measurement for result in self.results]
@@ -265,8 +257,15 @@ class NriSession:
         steering = self._steering
         left_out = steering.left_out if steering is not None else []
         paths = list(dict.fromkeys([*paths, *(steering.paths if steering is not None else ())]))
-        where = ", ".join(nodes)
-        for line in write_outputs(verdicts, self.settings, os.environ, node=where, recordings=paths, left_out=left_out):
+        for line in write_outputs(
+            verdicts,
+            self.settings,
+            os.environ,
+            node=", ".join(nodes),
+            unseen=unseen,
+            recordings=paths,
+            left_out=left_out,
+        ):
             terminalreporter.line(line)
 
     # -------------------------------------------------------------------------------------------------- inside
@@ -295,6 +294,15 @@ class NriSession:
             for verdict in result.judged.verdicts:
                 item.user_properties.extend(_properties(verdict))
         return unwritten
+
+    def _unseen(self) -> Unseen:
+        """What no verdict of this session speaks of."""
+        stores = [store for bench in self._benches.values() for store in bench.baseline_stores()]
+        # Of a file of which only a part was collected (named, or what failed last) we do not know what else is in it.
+        last_failed = getattr(self.config.option, "lf", False)
+        whole = not last_failed and not any("::" in argument for argument in self.config.args)
+        functions = self.config.stash.get(COLLECTED, Collected()).functions if whole else {}
+        return self.gated.unseen(stores, list(orphaned(functions, stores, self.config.rootpath)))
 
     def _measured(self, measurement: Measurement) -> None:
         steering = self._steering

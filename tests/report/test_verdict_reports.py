@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from pathlib import PurePath
 
 import jsonschema
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from pytest_nriperf.baselines import OUTCOMES, Difference, Verdict
 from pytest_nriperf.report.document import SCHEMA, verdict_document
 from pytest_nriperf.report.markdown import markdown_summary, workflow_annotations
+from pytest_nriperf.report.unseen import Unjudged, Unseen
 from pytest_nriperf.report.verdicts import verdict_table
 
 WORSE = Verdict(
@@ -24,14 +26,24 @@ UNKNOWN = Verdict(
     advice="measure 9 runs", simulated=True, warnings=("run 3: steal\n::error::oops",),
 )  # fmt: skip
 SAME = Verdict("e2e", "same", "inside", test="suites/test_x.py::test_x[a|b]")
+UNSEEN = Unseen(
+    [
+        Unjudged("suites/test_y.py::test_y[<b>]", "skipped", "50 % | of it\n::error::oops", sessions=3),
+        Unjudged("suites/test_z.py::test_z", "failed", "ValueError"),
+    ],
+    asking=5,
+    baselines=["suites/test_old.py is *not* there"],
+)
 
 
 def test_the_document_follows_its_schema() -> None:
     schema = json.loads(SCHEMA.read_text())
-    document = json.loads(verdict_document([WORSE, UNKNOWN, SAME], node="xeon1", facts={"rule": "sessions"}))
+    document = json.loads(verdict_document([WORSE, UNKNOWN, SAME], node="xeon1", facts={"rule": "sessions"}, unseen=UNSEEN))
     jsonschema.Draft202012Validator(schema).validate(document)
     assert document["counts"]["worse"] == 1
     assert document["verdicts"][1]["mde"] is None
+    assert [one["why"] for one in document["not_judged"]] == ["skipped", "failed"]
+    jsonschema.Draft202012Validator(schema).validate(json.loads(verdict_document([])))
 
 
 def test_the_schema_knows_every_field_and_outcome() -> None:
@@ -81,3 +93,19 @@ def test_annotations_mark_what_fails_as_error_and_cannot_be_forged() -> None:
     assert lines[1].startswith("::warning ")
     assert all("\n" not in line for line in lines)
     assert "%0A" in lines[1]
+
+
+def test_what_was_not_judged_is_in_the_summary_and_on_its_test_and_cannot_be_forged() -> None:
+    text = markdown_summary([SAME], unseen=UNSEEN)
+    assert "<summary>3 of 5 gated tests judged; 1 skipped, 1 failed</summary>" in text
+    assert "- suites/test\\_y.py::test\\_y\\[&lt;b&gt;\\] was skipped (50 % \\| of it ::error::oops): " in text
+    assert "- suites/test\\_old.py is \\*not\\* there" in text
+    (line,) = workflow_annotations([SAME], unseen=UNSEEN, folder=PurePath("perf, all"))
+    assert line.startswith("::warning file=perf%2C all/suites/test_y.py,title=not judged::suites/test_y.py::test_y[<b>]")
+    assert "(50 %25 | of it%0A::error::oops)" in line
+
+
+def test_an_annotation_shows_no_control_characters() -> None:
+    (line,) = workflow_annotations([replace(WORSE, reason="\x1b[31m \x00 \u202e red\r\nnext")])
+    assert line.isprintable()
+    assert "?[31m ? ? red%0D%0Anext" in line
