@@ -571,7 +571,7 @@ def test_broken(llm, baseline): raise ValueError("no such thing")
 @pytest.mark.xfail
 def test_hopeless(llm, baseline): assert False
 def test_silent(llm): llm.measure("a", max_new_tokens=8)
-def test_ungated_is_no_concern(): pass
+def test_without_our_fixtures(): pass
 def test_left_out(llm, baseline): pass
 """
 
@@ -588,7 +588,7 @@ def test_every_gated_test_without_a_verdict_is_accounted_for(
         "test_broken": ("failed", "ValueError: no such thing"),
         "test_hopeless": ("xfailed", ""),
         "test_silent": ("passed", ""),
-        "test_ungated_is_no_concern": ("passed", ""),
+        "test_without_our_fixtures": ("passed", ""),
         "test_left_out": ("not selected", ""),
     }
     result.stdout.fnmatch_lines(["1 of 7 gated tests judged; 1 skipped, 1 failed, 1 xfailed, 2 passed without*"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -85,9 +85,10 @@ class BaselineStore:
         self._check(key, record)
         return self._with(None, key, record)
 
-    def preview(self, test_file: str, baseline: Baseline) -> str:
-        """The text of the file with this baseline in it, nothing written."""
-        return render(encode(self.load(test_file) | {baseline.key: baseline}, self.node, self.simulated)) + "\n"
+    def preview(self, test_file: str, baselines: Iterable[Baseline]) -> str:
+        """The text of the file with these baselines in it, nothing written."""
+        whole = self.load(test_file) | {baseline.key: baseline for baseline in baselines}
+        return render(encode(whole, self.node, self.simulated)) + "\n"
 
     def _check(self, key: BaselineKey, record: SessionRecord) -> None:
         if record.simulated != self.simulated:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -9,6 +10,13 @@ import pytest
 
 from pytest_nriperf.cli import main
 from tests.recorded import record_session
+
+class Terminal(io.StringIO):
+    """Standard input with a person at it."""
+
+    def isatty(self) -> bool:
+        return True
+
 
 STEADY = (10.0, 10.04, 9.96, 10.02, 9.98)
 
@@ -75,26 +83,112 @@ def test_compare_without_a_common_test_says_so(tmp_path: Path, capsys: pytest.Ca
     assert "no test in common" in capsys.readouterr().err
 
 
-def test_accept_stores_and_shows_what_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+FILE = "baselines/local-12345678/suites/test_chat.json"
+
+
+def stored(tmp_path: Path) -> list[str]:
+    """The accepted sessions of the one test."""
+    (sessions,) = json.loads((tmp_path / FILE).read_text())["tests"].values()
+    return [one["session"] for one in sessions]
+
+
+def test_accept_shows_the_session_its_figures_and_the_changed_lines(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["accept", steady(tmp_path, "s1"), "--diff"]) == 0
-    text = capsys.readouterr().out
-    assert "0 accepted sessions before, 1 are accepted now" in text
-    assert "+++ after" in text
-    assert (tmp_path / "baselines/local-12345678/suites/test_chat.json").exists()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "suites/test_chat.py::test_chat"
+    assert lines[1] == f"  {tmp_path / FILE}: 0 sessions accepted, 1 with this one"
+    assert lines[2] == "  + s1  2026-11-01  5 runs  abc123"
+    assert any(line.startswith("  itl ") and line.endswith("missing") for line in lines)
+    assert f"+++ {tmp_path / FILE}" in lines
+    assert lines[-1] == f"1 of 1 accepted, written to {tmp_path / FILE}: commit it"
+    assert stored(tmp_path) == ["s1"]
 
 
-def test_accept_dry_run_writes_nothing(tmp_path: Path) -> None:
+def test_accept_shows_before_it_writes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    session = steady(tmp_path, "s1")
+    monkeypatch.setattr("os.fsync", full)
+    assert main(["accept", session]) == 3
+    captured = capsys.readouterr()
+    assert "  + s1  " in captured.out
+    assert "cannot be written (No space left on device)" in captured.err
+    assert not (tmp_path / FILE).exists()
+
+
+def test_the_diff_of_a_file_is_what_is_written_for_all_its_tests(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    session = Path(steady(tmp_path, "s1"))
+    other = Path(steady(tmp_path / "x", "s1", test="suites/test_chat.py::test_more"))
+    (other / "test_more").rename(session / "test_more")
+    assert main(["accept", str(session), "--diff"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    added = [line[1:] for line in lines if line.startswith("+") and not line.startswith("+++")]
+    assert added == (tmp_path / FILE).read_text().splitlines()
+
+
+def test_accept_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["accept", steady(tmp_path, "s1"), "--dry-run"]) == 0
+    assert "dry run: nothing was written" in capsys.readouterr().out
     assert not (tmp_path / "baselines").exists()
 
 
-def test_accept_refuses_a_worse_session_until_restarted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_accept_refuses_a_worse_session_until_restarted_and_names_what_that_drops(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     accepted(tmp_path, 4)
     worse = steady(tmp_path, "slow", 1.2, day=9)
+    capsys.readouterr()
     assert main(["accept", worse]) == 1
-    assert "accept --restart" in capsys.readouterr().out
-    assert main(["accept", worse, "--restart", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)[0]["sessions"] == 1
+    text = capsys.readouterr().out
+    assert "refused: session slow of test_chat is worse than the baseline (itl)" in text
+    assert "accept --restart" in text
+    assert "nothing was written" in text
+    assert stored(tmp_path) == ["s1", "s2", "s3", "s4"]
+    assert main(["accept", worse, "--restart"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines if line.startswith("  - ")] == ["s1", "s2", "s3", "s4"]
+    assert "  + slow  2026-11-09  5 runs  abc123" in lines
+    assert stored(tmp_path) == ["slow"]
+
+
+@pytest.mark.parametrize(("answer", "status", "left"), [("n", 1, ["s1"]), ("", 1, ["s1"]), ("y", 0, ["new"])])
+def test_a_person_is_asked_before_sessions_are_forgotten(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    answer: str,
+    status: int,
+    left: list[str],
+) -> None:
+    accepted(tmp_path, 1)
+    monkeypatch.setattr("sys.stdin", Terminal(f"{answer}\n"))
+    assert main(["accept", steady(tmp_path, "new", day=9), "--restart"]) == status
+    assert "forget 1 session? [y/N]" in capsys.readouterr().out
+    assert stored(tmp_path) == left
+
+
+def test_nobody_is_asked_who_said_yes_or_only_adds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", Terminal(""))
+    accepted(tmp_path, 2)
+    assert main(["accept", steady(tmp_path, "new", day=9), "--restart", "--yes"]) == 0
+    assert main(["accept", steady(tmp_path, "more", day=10), "--restart", "--json"]) == 0
+    assert stored(tmp_path) == ["more"]
+
+
+def test_accept_as_json_says_what_was_dropped_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    accepted(tmp_path, 2)
+    new = steady(tmp_path, "new", day=9)
+    capsys.readouterr()
+    assert main(["accept", new, "--restart", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["sessions_before"], row["sessions"], row["dropped"], row["written"]) == (2, 1, ["s1", "s2"], True)
 
 
 def test_accept_takes_the_newest_session_and_can_choose_tests(
