@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,14 @@ from pytest_nriperf.seams import EngineOptions, Generator, Grant, ModelChoice, N
 from pytest_nriperf.sessions import Session
 from pytest_nriperf.settings import NodeProfile, Settings
 from pytest_nriperf.topology import Topology
+
+
+class ReferenceLoad(Enum):
+    """When the short reference load (memory bandwidth, matrix product) runs on a balloon's CPUs for a measurement."""
+
+    NEVER = "never"
+    ONCE = "once a session and balloon, before its first run"
+    EACH_RUN = "before and after each run"
 
 
 @dataclass(frozen=True)
@@ -173,11 +182,14 @@ class Bench:
         chosen = text or settings.model or "smollm2"
         return parse_model(chosen, dtype=dtype or settings.dtype, weights=weights, base=settings.root)
 
-    def reference_wanted(self, choice: ModelChoice, *, gated: bool) -> bool:
-        """Whether runs are bracketed by the reference load: by default where a real engine's runs are judged."""
+    def reference_load(self, choice: ModelChoice, *, judged: bool, pairs: bool = False) -> ReferenceLoad:
+        """When the reference load runs: by default it brackets the runs of real engines whose test asks for verdicts."""
         if self.settings.reference != "auto":
-            return self.settings.reference == "on"
-        return gated and not self.simulated and choice.kind not in ("sim", "openai")
+            return ReferenceLoad.EACH_RUN if self.settings.reference == "on" else ReferenceLoad.NEVER
+        # What the machine does, it does to both of a pair.
+        if pairs or self.simulated or choice.kind in ("sim", "openai"):
+            return ReferenceLoad.NEVER
+        return ReferenceLoad.EACH_RUN if judged else ReferenceLoad.ONCE
 
     def _counting(self, profile: NodeProfile | None) -> Counting:
         if self.simulated:

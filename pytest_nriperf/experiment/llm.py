@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Callable, Iterator
 
 from pytest_nriperf.errors import SpecError
-from pytest_nriperf.experiment.bench import Balloon, Bench
+from pytest_nriperf.experiment.bench import Balloon, Bench, ReferenceLoad
 from pytest_nriperf.experiment.runs import Loaded, Settled, measure
 from pytest_nriperf.experiment.subject import Caller, Subject
 from pytest_nriperf.experiment.variants import Contest
@@ -91,7 +91,8 @@ class Llm:
         if self._variants is not None:
             contest = Contest(self._bench, self._variants, self._balloon)
             return contest.measure(asked, caller, plan, self._settled)
-        subject = Subject(self._bench, self.balloon.spec, self.model, asked, caller, self._options())
+        spec, reference = self.balloon.spec, self._reference()
+        subject = Subject(self._bench, spec, self.model, asked, caller, self._options(), reference)
         kept = (lambda: Loaded(self._loaded(), self._infos)) if self._keep_loaded else None
         return measure(subject, self.balloon, plan, self._settled, kept)
 
@@ -129,9 +130,11 @@ class Llm:
             self._generator.close()
             self._generator = None
 
+    def _reference(self) -> ReferenceLoad:
+        return self._bench.reference_load(self.model, judged=self._caller().judged)
+
     def _options(self) -> EngineOptions:
-        gated = bool(self._caller().gate.get("metrics"))
-        return EngineOptions(reference=self._bench.reference_wanted(self.model, gated=gated))
+        return EngineOptions(reference=self._reference() is ReferenceLoad.EACH_RUN)
 
     def _loaded(self) -> Generator:
         if self._generator is None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pytest_nriperf.experiment.bench import Balloon
+from pytest_nriperf.experiment.bench import Balloon, ReferenceLoad
 from pytest_nriperf.experiment.progress import Tracker
 from pytest_nriperf.experiment.scenario import drive_scenario
 from pytest_nriperf.experiment.subject import Subject
@@ -53,11 +53,9 @@ class Engines:
         return [grant.verify(info.replica, info.stream) for info in self.infos if info.stream is not None]
 
     def read_memory_once(self) -> None:
-        """Let the recording know what the balloon's CPUs read from memory a second: the reference load, once a session
-        and balloon, where none brackets the runs. Pairs have none by default, and neither has a made-up engine."""
+        """Let the recording know what the balloon's CPUs read from memory a second, where no run is bracketed by it."""
         subject, bench, place = self.subject, self.subject.bench, self.balloon.visible
-        bracketed = subject.options.reference or subject.variant
-        if bracketed or not bench.reference_wanted(subject.choice, gated=True):
+        if subject.reference is not ReferenceLoad.ONCE:
             return
         if place not in bench.read_bandwidths and isinstance(self.generator, ReadsMemory):
             found = [row.value for row in self.generator.reference_load() if row.name == "memory_bandwidth"]

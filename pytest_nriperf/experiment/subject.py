@@ -13,7 +13,7 @@ from pytest_nriperf.balloons import BalloonSpec
 from pytest_nriperf.baselines.conditions import run_facts
 from pytest_nriperf.baselines.drift import disturbances
 from pytest_nriperf.errors import WorkerError
-from pytest_nriperf.experiment.bench import Balloon, Bench
+from pytest_nriperf.experiment.bench import Balloon, Bench, ReferenceLoad
 from pytest_nriperf.experiment.workload import Workload
 from pytest_nriperf.metrics import Measurement
 from pytest_nriperf.recording import counter_table, finished_runs, open_recording, write_document, write_run
@@ -25,12 +25,14 @@ from pytest_nriperf.settings import RunPlan
 class Caller:
     """The test on whose behalf something is measured; `measured` hears of each finished measurement.
 
-    `runs` overrides the session's number of runs; with `again` what is recorded of the test stays as it is.
+    `judged` says whether it asks for verdicts. `runs` overrides the session's number of runs; with `again` what is
+    recorded of the test stays as it is.
     """
 
     test: str
     function: str
     measured: Callable[[Measurement], None]
+    judged: bool = False
     gate: Mapping[str, Any] = field(default_factory=dict)
     cell: Mapping[str, Any] = field(default_factory=dict)
     runs: RunPlan | None = None
@@ -47,6 +49,7 @@ class Subject:
     workload: Workload
     caller: Caller
     options: EngineOptions = field(default_factory=EngineOptions)
+    reference: ReferenceLoad = ReferenceLoad.NEVER
     variant: Mapping[str, Any] = field(default_factory=dict)
     folder: Path = field(default_factory=Path)
     document: dict[str, Any] = field(default_factory=dict)

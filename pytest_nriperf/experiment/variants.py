@@ -14,7 +14,7 @@ from typing import Any
 
 from pytest_nriperf.balloons import Placement
 from pytest_nriperf.baselines.pairs import halves_taken, loaded_in_order, turns
-from pytest_nriperf.experiment.bench import Balloon, Bench
+from pytest_nriperf.experiment.bench import Balloon, Bench, ReferenceLoad
 from pytest_nriperf.experiment.progress import Tracker
 from pytest_nriperf.experiment.running import loaded, record_run
 from pytest_nriperf.experiment.runs import Settled, repeat_until_settled, tracker_of
@@ -110,16 +110,15 @@ class Contest:
     def _subject(self, variant: Variant, names: list[str], workload: Workload, caller: Caller) -> Subject:
         asked = variant.llm
         choice = self.bench.model(asked.model, asked.dtype, asked.weights, own=variant.own)
-        # Pairs need no reference load by themselves: what the machine does, it does to both.
-        reference = self.bench.reference_wanted(choice, gated=False)
+        reference = self.bench.reference_load(choice, judged=caller.judged, pairs=True)
         facts = {
             "name": variant.name,
             "of": names,
             "mode": "duet" if self.variants.duet else "turns",
             "arguments": dict(variant.own),
         }
-        options = EngineOptions(variant.python, variant.environment, reference)
-        return Subject(self.bench, variant.balloon, choice, workload, caller, options, facts)
+        options = EngineOptions(variant.python, variant.environment, reference is ReferenceLoad.EACH_RUN)
+        return Subject(self.bench, variant.balloon, choice, workload, caller, options, reference, facts)
 
 
 def _direction(order: str) -> int:

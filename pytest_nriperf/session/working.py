@@ -36,7 +36,15 @@ from pytest_nriperf.provision.simulated import SimulatedProvisioner
 from pytest_nriperf.report.terminal import ProgressLine, failure_message, summary
 from pytest_nriperf.report.unseen import Unseen
 from pytest_nriperf.seams import ChecksModels, EngineOptions, Generator, ModelChoice
-from pytest_nriperf.session.collecting import Collected, arguments_of, cell_labels, cell_of, function_of, variants_on
+from pytest_nriperf.session.collecting import (
+    Collected,
+    arguments_of,
+    cell_labels,
+    cell_of,
+    function_of,
+    shares_of,
+    variants_on,
+)
 from pytest_nriperf.session.config import COLLECTED, CURRENT, SESSION, STEERING, session_settings
 from pytest_nriperf.session.gated import GatedTests, orphaned
 from pytest_nriperf.session.keeping import Keeper
@@ -147,6 +155,7 @@ class NriSession:
             test=item.nodeid,
             function=function_of(item),
             measured=self._measured,
+            judged=bool(shares_of(item)),
             gate=asked,
             cell=cell_labels(item),
             runs=self.settings.cell_runs if cell is not None and not gate.metrics else None,

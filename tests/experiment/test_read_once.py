@@ -77,6 +77,10 @@ def test_other_cpus(llm): llm.measure("Hello", max_new_tokens=16)
 def test_gated(llm): llm.measure("Hello", max_new_tokens=16)
 
 @pytest.mark.balloon(cpus=2)
+def test_unmarked(llm, baseline): baseline.check(llm.measure("Hello", max_new_tokens=16), "itl")
+
+@pytest.mark.balloon(cpus=2)
+@pytest.mark.gate("itl")
 @pytest.mark.variants(a={}, b={})
 def test_pair(llm): llm.measure("Hello", max_new_tokens=16)
 """
@@ -105,7 +109,7 @@ def recordings(suite: pytest.Pytester) -> dict[str, tuple[dict[str, Any], Measur
 
 
 def test_each_balloon_is_read_once_a_session_and_every_test_on_it_knows(suite: pytest.Pytester) -> None:
-    calls = run(suite, "--nri-runs=2", "-k", "not gated and not pair")
+    calls = run(suite, "--nri-runs=2", "-k", "first or cpus")
     assert calls.count("LOAD") == 2
     assert calls[:3] == ["REFERENCE False", "LOAD", "REFERENCE False"]
     found = recordings(suite)
@@ -116,8 +120,9 @@ def test_each_balloon_is_read_once_a_session_and_every_test_on_it_knows(suite: p
     assert attained.per_run == pytest.approx((0.2, 0.2))
 
 
-def test_bracketed_runs_and_pairs_have_no_further_load(suite: pytest.Pytester) -> None:
-    assert run(suite, "--nri-runs=1", "-k", "gated") == ["REFERENCE True"]
+def test_runs_that_are_judged_are_bracketed_and_these_and_pairs_have_no_further_load(suite: pytest.Pytester) -> None:
+    for judged in ("gated", "unmarked"):
+        assert run(suite, "--nri-runs=1", "-k", judged) == ["REFERENCE True"]
     assert "LOAD" not in run(suite, "--nri-runs=1", "-k", "pair")
 
 
