@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import shlex
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -15,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from pytest_nriperf.errors import SettingsError, UsageError
-from pytest_nriperf.units import parse_cpus, parse_seconds
+from pytest_nriperf.units import parse_cpus, parse_seconds, short_path
 
+CONFIGURATIONS = ("nriperf.toml", "pyproject.toml")
 FAIL_ON = ("worse", "unknown", "missing", "incomparable")
 ACCEPT = ("", "missing", "all")
 REFERENCE = ("auto", "on", "off")
@@ -225,10 +227,29 @@ class Settings:
         except RuntimeError as error:
             raise SettingsError(f"path {text!r}: there is no such user's home", "name the folder in full") from error
 
+    def accept_command(self, recorded: Path, *options: str) -> str:
+        """`nriperf accept` of a recording, to be pasted here: it names the baselines where it would find others."""
+        here, own = settings_here(), self.path(self.baselines)
+        elsewhere = ["--baselines", short_path(own)] if here.path(here.baselines) != own else []
+        return shlex.join(["nriperf", "accept", short_path(recorded), *options, *elsewhere])
+
+
+def project_folder(here: Path) -> Path:
+    """The project that a folder belongs to: the nearest one around it with a configuration file, else itself."""
+    around = (each for each in (here, *here.parents) if any((each / name).is_file() for name in CONFIGURATIONS))
+    return next(around, here)
+
+
+def settings_here(baselines: str | None = None) -> Settings:
+    """The settings of the project that the working folder belongs to; a folder of baselines is named from here."""
+    here = Path.cwd()
+    settings = read_settings(project_folder(here))
+    return settings if baselines is None else replace(settings, baselines=str(here / Path(baselines).expanduser()))
+
 
 def read_settings(root: Path) -> Settings:
     """The settings of the project in folder `root`: nriperf.toml if there is one, else pyproject.toml."""
-    own, project = root / "nriperf.toml", root / "pyproject.toml"
+    own, project = (root / name for name in CONFIGURATIONS)
     source = own if own.is_file() else project
     table: Any = {}
     if source.is_file():

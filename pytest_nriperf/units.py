@@ -7,6 +7,7 @@ are bytes, rates per second, shares fractions of one.
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Iterable
 
@@ -141,6 +142,16 @@ def format_text(text: object) -> str:
     ('test_a[\\\\x1b[31m]', 'größe [µs]')
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
+def short_path(path: str | os.PathLike[str]) -> str:
+    """The path from here, where that is shorter.
+
+    >>> short_path(os.path.abspath("runs/night 1")), short_path("/proc")
+    ('runs/night 1', '/proc')
+    """
+    text = os.fspath(path)
+    return min(text, os.path.relpath(text), key=len)
 
 
 def scale_unit(size: float, unit: str) -> tuple[float, str]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
 
 import pytest_nriperf.session.handles  # noqa: F401 - before pytester takes stock: numpy loads once a process
+from pytest_nriperf.cli import main
 
 CONFTEST = """
 import pytest
@@ -72,7 +74,7 @@ def test_the_first_session_finds_no_baseline_and_says_how_to_store_one(suite: py
     result = run(suite)
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(
-        ["*test_perf.py::test_chat*", "*4 allocated / 2 visible*", "*ttft*missing*", "*--nri-accept*"]
+        ["*test_perf.py::test_chat*", "*4 allocated / 2 visible*", "*ttft*missing*", "*next: accept this session: nriperf accept .nriperf/*"]
     )
 
 
@@ -608,3 +610,30 @@ def test_what_a_stopped_session_did_not_come_to_is_not_run(suite: pytest.Pyteste
     run(suite, "-x", "--nri-runs=1", "--nri-json=verdicts.json")
     whys = [one["why"] for one in json.loads((suite.path / "verdicts.json").read_text())["not_judged"]]
     assert whys == ["skipped", "failed", *["not run"] * 4]
+
+
+def pasted(result: pytest.RunResult) -> list[str]:
+    """The words of the command of ours that the output ends a line with."""
+    (line,) = dict.fromkeys(line.partition("nriperf accept ")[2] for line in result.outlines if "nriperf accept " in line)
+    return ["accept", *shlex.split(line)]
+
+
+@pytest.mark.parametrize("options", [(), ("--nri-baselines=kept by us",), ("--nri-out=some where",)])
+def test_the_command_that_makes_a_missing_baseline_can_be_pasted(
+    suite: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
+) -> None:
+    odd = "@pytest.mark.parametrize('x', ['a b; $'])\ndef test_chat(x, "
+    suite.makepyfile(test_perf=SUITE.replace("def test_chat(", odd))
+    suite.makepyprojecttoml("")
+    below = suite.mkdir("below")
+    monkeypatch.chdir(below)
+    assert main(pasted(run(suite, "--rootdir=..", "..", *options))) == 0
+    monkeypatch.chdir(suite.path)
+    assert "missing" not in run(suite, "--nri-fail-on=missing", *options).stdout.str()
+
+
+def test_the_command_that_accepts_what_is_meant_to_be_worse_can_be_pasted(suite: pytest.Pytester) -> None:
+    run(suite, "--nri-accept=missing", "--nri-runs=6")
+    configure(suite, speed=1.3)
+    assert main(pasted(run(suite, "--nri-runs=6"))) == 0
+    run(suite, "--nri-runs=6").assert_outcomes(passed=1)

@@ -14,9 +14,10 @@ from pathlib import Path
 from pytest_nriperf.baselines import Baseline, BaselineStore, SessionRecord, Verdict, judge
 from pytest_nriperf.baselines.evidence import Evidence, read_evidence
 from pytest_nriperf.baselines.noise import load_noise
-from pytest_nriperf.cli.judging import settings_here, store_for
+from pytest_nriperf.cli.judging import store_for
 from pytest_nriperf.errors import BaselineError
 from pytest_nriperf.report.verdicts import printable, verdict_table
+from pytest_nriperf.settings import settings_here
 
 MORE = """\
 What changes is shown, then written: the sessions that come (+) and go (-), and how this one lies to the others.

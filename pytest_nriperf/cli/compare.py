@@ -10,8 +10,9 @@ from pytest_nriperf.baselines import Baseline, Verdict, judge
 from pytest_nriperf.baselines.evidence import Evidence, read_evidence
 from pytest_nriperf.baselines.noise import load_noise
 from pytest_nriperf.baselines.pairs import judge_variants
-from pytest_nriperf.cli.judging import add_judging, chosen, print_verdicts, settings_here, store_for
+from pytest_nriperf.cli.judging import add_judging, chosen, print_verdicts, store_for
 from pytest_nriperf.errors import UsageError
+from pytest_nriperf.settings import settings_here
 from pytest_nriperf.stats import NO_SPREAD
 
 MORE = """\

@@ -27,7 +27,7 @@ from pytest_nriperf.provision.kubernetes import KubernetesProvisioner, kubernete
 from pytest_nriperf.provision.local import LocalProvisioner, read_local
 from pytest_nriperf.provision.memory_policy import why_memory_cannot_be_bound
 from pytest_nriperf.provision.node_lock import check_lock
-from pytest_nriperf.settings import read_settings
+from pytest_nriperf.settings import settings_here
 from pytest_nriperf.topology.snapshot import open_snapshot
 from pytest_nriperf.units import format_text
 
@@ -82,7 +82,7 @@ def _told(options: argparse.Namespace, title: str, findings: Sequence[Finding]) 
 def _far(name: str) -> tuple[Examined | None, list[Finding]]:
     """A Kubernetes node: what a session would stumble over, and its files when a pod could read them."""
     findings = []
-    with contextlib.closing(kubernetes_provisioner(name, read_settings(Path.cwd()), worker_archive)) as node:
+    with contextlib.closing(kubernetes_provisioner(name, settings_here(), worker_archive)) as node:
         for fact in checkup(node):
             if fact.level == "spoils":
                 effect = "no measurement can start"
@@ -105,7 +105,7 @@ def _far(name: str) -> tuple[Examined | None, list[Finding]]:
 
 def _counted(node: KubernetesProvisioner) -> tuple[dict[str, Any], Finding]:
     """What only trying tells of the node's counters, and what a session there would count."""
-    address = read_settings(Path.cwd()).pcm or node.profile.pcm
+    address = settings_here().pcm or node.profile.pcm
     observer = observer_on(node)
     facts = health_there(observer, address or observer.address)
     facts["pcm"]["named"] = bool(address)
@@ -140,7 +140,7 @@ def _local_facts(node: LocalProvisioner) -> dict[str, Any]:
         "numactl": shutil.which("numactl"),
         "bind_memory": why_memory_cannot_be_bound(node.topology().nodes[0].id),
         "lock": lock,
-        **counter_facts(read_settings(Path.cwd()).pcm),
+        **counter_facts(settings_here().pcm),
     }
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pytest_nriperf.errors import UsageError
 from pytest_nriperf.instrument.script import Seen, run_instrumented
-from pytest_nriperf.settings import read_settings
+from pytest_nriperf.settings import settings_here
 from pytest_nriperf.units import NANOSECONDS, format_value
 
 
@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
     program = options.program[1:] if options.program[:1] == ["--"] else options.program
     if not program or program == ["-m"]:
         raise UsageError("no program was named", "write nriperf instrument SCRIPT.py [ARGUMENTS]")
-    settings = read_settings(Path.cwd())
+    settings = settings_here()
     out = options.out or settings.path(settings.out) / "instrumented"
     seen = run_instrumented(program, options.probe, out, generate=not options.no_generate)
     lines = [json.dumps(as_dict(seen))] if options.json else describe(seen)

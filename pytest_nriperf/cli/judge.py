@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from pytest_nriperf.baselines import Baseline, Verdict, level_reached
@@ -11,7 +12,8 @@ from pytest_nriperf.baselines.evidence import Evidence, read_evidence
 from pytest_nriperf.baselines.noise import load_noise
 from pytest_nriperf.baselines.pairs import judge_variants
 from pytest_nriperf.baselines.rules import RULES, judge_by
-from pytest_nriperf.cli.judging import add_judging, chosen, print_verdicts, settings_here, store_for
+from pytest_nriperf.cli.judging import add_judging, chosen, print_verdicts, store_for
+from pytest_nriperf.settings import settings_here
 from pytest_nriperf.stats import plan_pair_looks
 
 MORE = """\
@@ -84,7 +86,8 @@ def _judged_group(group: list[Evidence], against: list[list[Evidence]], options:
     """Verdicts on the sessions of one test, judged together."""
     newest = group[-1]
     gates, alpha = chosen(newest, options)
-    store = store_for(settings_here(options.baselines), newest)
+    settings = settings_here(options.baselines)
+    store = store_for(settings, newest)
     if options.against:
         others = [one.record for other in against for one in other if one.key == newest.key]
         baseline = Baseline(newest.key, tuple(others))
@@ -93,4 +96,8 @@ def _judged_group(group: list[Evidence], against: list[list[Evidence]], options:
     records = [one.record for one in group]
     look = newest.level(baseline, gates, alpha) if len(group) == 1 else None
     noise = load_noise(store)
-    return judge_by(options.rule, records, baseline, gates, alpha=alpha, look=look, noise=noise, test=newest.test)
+    found = judge_by(options.rule, records, baseline, gates, alpha=alpha, look=look, noise=noise, test=newest.test)
+    reason, advice = "no baseline", f"accept this session: {settings.accept_command(newest.path)}"
+    if options.against:
+        reason, advice = "no session of --against has it", "name one that measured the same there"
+    return [replace(one, reason=reason, advice=advice) if one.outcome == "missing" else one for one in found]

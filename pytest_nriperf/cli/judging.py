@@ -10,9 +10,10 @@ from typing import Any
 from pytest_nriperf.baselines import BaselineStore, Gate, Verdict
 from pytest_nriperf.baselines.evidence import Evidence
 from pytest_nriperf.errors import UsageError
+from pytest_nriperf.metrics import parse_metric
 from pytest_nriperf.report.document import verdict_document
 from pytest_nriperf.report.verdicts import verdict_table
-from pytest_nriperf.settings import Settings, read_settings
+from pytest_nriperf.settings import Settings
 
 
 def add_judging(parser: argparse.ArgumentParser) -> None:
@@ -28,11 +29,6 @@ def add_judging(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the verdicts as JSON")
 
 
-def settings_here(baselines: str | None = None) -> Settings:
-    """The settings of the project in the working folder, with the folder of baselines overridden."""
-    return read_settings(Path.cwd()).with_values({"baselines": baselines})
-
-
 def store_for(settings: Settings, one: Evidence) -> BaselineStore:
     """The baselines of the node that a measurement was made on."""
     return BaselineStore(settings.path(settings.baselines), one.node, simulated=one.record.simulated)
@@ -43,6 +39,8 @@ def chosen(one: Evidence, options: argparse.Namespace) -> tuple[list[Gate], floa
     alpha = one.alpha if options.alpha is None else float(options.alpha)
     if not 0 < alpha < 1:
         raise UsageError(f"--alpha {alpha} is not between 0 and 1", "write for example 0.05")
+    for name in options.metric or ():
+        parse_metric(name)
     known = {gate.metric: gate for gate in one.gates}
     gates = [known.get(name, Gate(name)) for name in options.metric or known]
     if options.tolerance is not None:
@@ -60,5 +58,5 @@ def print_verdicts(
         print(verdict_document(verdicts, node=node, facts=facts))
     else:
         print("\n".join(verdict_table(verdicts)))
-    fail_on = [word.strip() for word in options.fail_on.split(",")]
+    fail_on = Settings().with_values({"fail_on": options.fail_on}).fail_on
     return int(any(verdict.outcome in fail_on for verdict in verdicts))

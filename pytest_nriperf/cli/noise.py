@@ -17,11 +17,10 @@ from pytest_nriperf.baselines.noise import NodeNoise, load_noise, measured_noise
 from pytest_nriperf.baselines.noisiness import MetricNoise, noisiness
 from pytest_nriperf.baselines.sides import ENOUGH_SESSIONS
 from pytest_nriperf.cli.judge import gathered
-from pytest_nriperf.cli.judging import settings_here
 from pytest_nriperf.errors import EnvironmentFault, UsageError
 from pytest_nriperf.report.noise import noise_lines
 from pytest_nriperf.sessions import find_sessions
-from pytest_nriperf.settings import Settings
+from pytest_nriperf.settings import Settings, settings_here
 
 MORE = """\
 With sessions named (DIR, an out folder means all its sessions) these are analysed; with --sessions N the tests

@@ -17,7 +17,7 @@ from pytest_nriperf.generate.archive import worker_archive
 from pytest_nriperf.provision.kubernetes import kubernetes_provisioner
 from pytest_nriperf.provision.manifests import to_yaml
 from pytest_nriperf.report.map import draw, draw_replicas, machine_map
-from pytest_nriperf.settings import read_settings
+from pytest_nriperf.settings import settings_here
 from pytest_nriperf.topology import Topology
 from pytest_nriperf.topology.simulated import SHAPE_HELP
 from pytest_nriperf.units import parse_cpus
@@ -97,7 +97,7 @@ def _far(options: argparse.Namespace, spec: BalloonSpec) -> int:
             f"--allowed, --reserved and --ties do not reach node {options.node}: its balloons policy decides",
             "leave them out, or plan for --node=sim:SHAPE",
         )
-    settings = read_settings(Path.cwd()).with_values({"manage": options.manage or None})
+    settings = settings_here().with_values({"manage": options.manage or None})
     with contextlib.closing(kubernetes_provisioner(options.node, settings, worker_archive)) as node:
         topology, description = node.topology(), node.describe()
         placement = place(spec, topology, allowed=description.allowed, reserved=description.reserved)

@@ -16,7 +16,7 @@ from pytest_nriperf.recording import DOCUMENT, read_json
 from pytest_nriperf.report.contents import Contents, gather, recordings_of
 from pytest_nriperf.report.files import write_files
 from pytest_nriperf.report.html import write_report
-from pytest_nriperf.settings import read_settings
+from pytest_nriperf.settings import settings_here
 from pytest_nriperf.sweep.takeaways import takeaways
 from pytest_nriperf.units import format_bytes, format_text
 
@@ -43,7 +43,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Gather, judge, write; 1 when a verdict is one to fail on."""
-    folders = options.sessions or [Path(read_settings(Path.cwd()).out)]
+    settings = settings_here()
+    folders = options.sessions or [settings.path(settings.out)]
     verdicts = [] if options.no_verdicts else _verdicts(folders, options)
     contents = gather(folders, verdicts, title=options.title, tell=_progress)
     output = options.output or Path("report.html")

@@ -16,7 +16,7 @@ from pytest_nriperf.errors import RecordingError, UsageError
 from pytest_nriperf.metrics import METRICS, Measurement, Metric
 from pytest_nriperf.report.dots import ASCII, UNICODE, Paint, coloured, draw, plain
 from pytest_nriperf.sessions import find_recordings
-from pytest_nriperf.settings import read_settings
+from pytest_nriperf.settings import settings_here
 from pytest_nriperf.units import format_text, format_value
 
 TITLES = {"ttft": "TTFT", "itl": "ITL", "icl": "ICL", "tpot": "TPOT", "e2e": "E2E", "throughput": "throughput"}
@@ -38,7 +38,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print; 0 when every recording could be read, else 3 with those that could not named on standard error."""
-    where = options.recording or Path(read_settings(Path.cwd()).out)
+    settings = settings_here()
+    where = options.recording or settings.path(settings.out)
     measurements, damaged = read_all(find_recordings(where))
     for error in damaged:
         print(f"nriperf show: {error}", file=sys.stderr)

@@ -12,7 +12,7 @@ from typing import Any
 from pytest_nriperf.errors import UsageError
 from pytest_nriperf.provision.kubernetes import kubernetes_provisioner
 from pytest_nriperf.report.map import draw, draw_distances, draw_facts, machine_map
-from pytest_nriperf.settings import read_settings
+from pytest_nriperf.settings import settings_here
 from pytest_nriperf.topology import Topology, allowed_cpus, read_topology, simulated_topology, write_snapshot
 from pytest_nriperf.units import format_bytes, format_cpus
 
@@ -87,10 +87,10 @@ def find_node(node: str, sysfs: Path | None) -> PlannedNode:
         topology = read_topology(sysfs, name=str(sysfs))
         return PlannedNode(topology, topology.online)
     if node == "local":
-        return PlannedNode(read_topology(), allowed_cpus(), read_settings(Path.cwd()).reserved)
+        return PlannedNode(read_topology(), allowed_cpus(), settings_here().reserved)
     if node.startswith("sim:"):
         topology = simulated_topology(node)
         return PlannedNode(topology, topology.online)
-    with contextlib.closing(kubernetes_provisioner(node, read_settings(Path.cwd()))) as far:
+    with contextlib.closing(kubernetes_provisioner(node, settings_here())) as far:
         description = far.describe()
         return PlannedNode(far.topology(), description.allowed, description.reserved)

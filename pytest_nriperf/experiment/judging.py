@@ -87,7 +87,7 @@ def judge_measurement(
     level = level_reached(plan, runs, share)
     found = tuple(judge([record], baseline, gates, alpha=share, look=level, noise=load_noise(store), test=test))
     verdicts = _explained(
-        [_with_reason(verdict, measurement) for verdict in _without_share(found, uncounted)],
+        [_with_next(_with_reason(one, measurement), measurement, settings) for one in _without_share(found, uncounted)],
         () if others is None else others.sessions[-WINDOW:],
         record,
     )
@@ -152,6 +152,16 @@ def _with_reason(verdict: Verdict, measurement: Measurement) -> Verdict:
     """A counter without a value says why there is none."""
     why = measurement.pcm.reasons.get(verdict.metric) if verdict.metric in COUNTERS and not verdict.runs else None
     return verdict if why is None else replace(verdict, reason=f"{verdict.reason}: {why}")
+
+
+def _with_next(verdict: Verdict, measurement: Measurement, settings: Settings) -> Verdict:
+    """What is missing and what may be meant to be worse: the command that makes the baseline, to be pasted."""
+    if verdict.outcome == "missing":
+        return replace(verdict, advice=f"accept this session: {settings.accept_command(measurement.path)}")
+    if verdict.outcome == "worse":
+        command = settings.accept_command(measurement.path, "--restart")
+        return replace(verdict, advice=f"if it is meant to be so: {command}")
+    return verdict
 
 
 def _explained(verdicts: Sequence[Verdict], before: Sequence[SessionRecord], now: SessionRecord) -> tuple[Verdict, ...]:

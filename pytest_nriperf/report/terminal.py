@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytest_nriperf.baselines import Verdict
-from pytest_nriperf.units import format_percent, format_seconds, format_text, format_value
+from pytest_nriperf.units import format_percent, format_seconds, format_text, format_value, short_path
 
 # How often a line is written where lines cannot be rewritten (a CI log), seconds.
 QUIET_EVERY_S = 30.0
@@ -75,8 +76,8 @@ def summary(measurements: Sequence[MeasurementSummary]) -> Iterator[tuple[str, d
             yield from ((f"      {format_text(text)}", {}) for text in _beneath(line))
         if each.failures:
             yield f"      {each.failures} requests failed; they are not in the figures", {"yellow": True}
-        if any(line.verdict and line.verdict.outcome == "missing" and not line.note for line in each.lines):
-            yield "      no baseline yet: store one with --nri-accept missing, or later with `nriperf accept`", {}
+        told = [line.verdict for line in each.lines if line.verdict and line.verdict.outcome not in ("same", "better")]
+        yield from ((f"      {format_text(text)}", {}) for text in next_steps(told))
         yield from ((f"      {format_text(text)}", {}) for text in each.remarks)
         yield from ((f"      warning: {format_text(text)}", {"yellow": True}) for text in each.warnings)
     yield from ((text, {}) for text in nodes_side_by_side(measurements))
@@ -149,8 +150,8 @@ def _beneath(line: MetricLine) -> Iterator[str]:
         return
     if verdict.reason:
         yield verdict.reason
-    if verdict.advice and verdict.outcome != "better":
-        yield verdict.advice
+    if verdict.normalised is not None:
+        yield f"normalised by the reference load: {format_percent(verdict.normalised, signed=True)}"
     if verdict.explanation:
         yield f"with it moved: {verdict.explanation}"
     if verdict.suspects and verdict.outcome in ("worse", "better"):
@@ -174,6 +175,8 @@ def failure_message(verdicts: Sequence[Verdict], path: str, sides: tuple[str, st
         lines.append(f"{verdict.metric} {verdict.outcome}{simulated}: {figures}")
         sessions = f"{verdict.runs} runs against {verdict.baseline_runs} runs of {verdict.baseline_sessions} sessions"
         lines.append(f"  {verdict.reason}; {sessions if stored else f'{verdict.runs} pairs of runs'}")
+        if verdict.normalised is not None:
+            lines.append(f"  normalised by the reference load: {format_percent(verdict.normalised, signed=True)}")
         if verdict.session_spread is not None:
             spread = format_percent(verdict.session_spread)
             lines.append(f"  sessions differ by {spread} ({verdict.session_spread_source})")
@@ -187,10 +190,25 @@ def failure_message(verdicts: Sequence[Verdict], path: str, sides: tuple[str, st
         lines.extend(f"  warning: {text}" for text in verdict.warnings)
         if verdict.explanation:
             lines.append(f"  with it moved: {verdict.explanation}")
-        if verdict.advice:
-            lines.append(f"  next: {verdict.advice}")
-    lines.append(f"recorded in {path}: look at it with `nriperf show {path}`")
+    lines += next_steps(verdicts)
+    lines.append(f"recorded in {path}; look at it: nriperf show {shlex.quote(short_path(path))}")
     return "\n".join(map(format_text, lines))
+
+
+def next_steps(verdicts: Sequence[Verdict]) -> Iterator[str]:
+    """What to do, each step once, ending as it can be pasted; whose step it is where there are several.
+
+    >>> same = Verdict("itl", "unknown", "", advice="measure 9 runs")
+    >>> list(next_steps([same, same, Verdict("ttft", "unknown", "", advice="measure 7 runs")]))
+    ['next for itl: measure 9 runs', 'next for ttft: measure 7 runs']
+    """
+    steps: dict[str, dict[str, None]] = {}
+    for verdict in verdicts:
+        if verdict.advice:
+            steps.setdefault(verdict.advice, {})[verdict.metric] = None
+    for advice, metrics in steps.items():
+        whose = f" for {', '.join(metrics)}" if len(steps) > 1 else ""
+        yield f"next{whose}: {advice}"
 
 
 class ProgressLine:

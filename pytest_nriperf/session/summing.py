@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from pytest_nriperf.experiment.judging import Judged
 from pytest_nriperf.metrics import Measurement
 from pytest_nriperf.report.counters import counter_remarks
 from pytest_nriperf.report.terminal import MeasurementSummary, MetricLine
+from pytest_nriperf.units import short_path
 
 # Shown for a measurement that no gate names.
 SHOWN = ("ttft", "itl", "throughput")
@@ -37,7 +37,7 @@ def summarised(result: Result) -> MeasurementSummary:
         sizes=_sizes(document["balloon"]),
         model=str(document["model"]["choice"]),
         runs=len(measurement.runs),
-        path=_short(str(measurement.path.parent if measurement.variants else measurement.path)),
+        path=short_path(measurement.path.parent if measurement.variants else measurement.path),
         lines=[_line(name, result, verdicts.get(name)) for name in names],
         failures=sum(each.failures for each in measurement.variants.values()) or measurement.failures,
         simulated=bool(document["simulated"]),
@@ -81,9 +81,3 @@ def _sizes(balloon: Mapping[str, Any]) -> str:
     """What was allocated and what could be used of it."""
     replicas = len(balloon["granted"]["replicas"])
     return f"{replicas} × {balloon['sizes']}" if replicas > 1 else str(balloon["sizes"])
-
-
-def _short(path: str) -> str:
-    """The path from here, where that is shorter."""
-    relative = os.path.relpath(path)
-    return relative if len(relative) < len(path) else path

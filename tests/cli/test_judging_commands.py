@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -292,3 +293,45 @@ def test_a_session_that_could_have_stopped_earlier_is_judged_again_at_the_level_
         assert verdict["alpha"] == 0.05
         levels[most] = float(verdict["reason"].rpartition("level ")[2].rstrip(")"))
     assert levels[20] < levels[5] == 0.05
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (["--fail-on", "slower"], "'slower' is no verdict"),
+        (["--metric", "itll"], "no metric 'itll'"),
+        (["--alpha", "5"], "--alpha 5.0 is not between 0 and 1"),
+        (["--tolerance", "5"], "--tolerance 5.0 is not between 0 and 1"),
+    ],
+)
+def test_a_word_that_would_judge_nothing_is_a_usage_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], wrong: list[str], said: str
+) -> None:
+    assert main(["judge", steady(tmp_path, "now"), *wrong]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_what_is_missing_names_the_command_that_makes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    now = steady(tmp_path, "now")
+    assert main(["judge", now]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "nriperf accept " in line]
+    assert main(["accept", *shlex.split(line.partition("nriperf accept ")[2])]) == 0
+    capsys.readouterr()
+    other = record_session(tmp_path / "x", "x", STEADY, test="a.py::test_a")
+    main(["judge", steady(tmp_path, "later", day=2), "--against", str(other)])
+    assert "no session of --against has it" in capsys.readouterr().out
+
+
+def test_a_command_in_a_folder_below_reads_the_settings_of_its_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "nriperf.toml").write_text("baselines = 'kept'\nout = 'measured'\n")
+    record_session(tmp_path / "measured", "s1", STEADY)
+    below = tmp_path / "a/b"
+    below.mkdir(parents=True)
+    monkeypatch.chdir(below)
+    assert main(["accept"]) == 0
+    assert (tmp_path / "kept/local-12345678/suites/test_chat.json").exists()
+    assert main(["show"]) == 0
+    assert main(["accept", "--baselines", "../mine"]) == 0
+    assert (tmp_path / "a/mine/local-12345678/suites/test_chat.json").exists()
