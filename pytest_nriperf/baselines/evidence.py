@@ -44,6 +44,11 @@ class Evidence:
         """Path of the file of tests, relative to their root."""
         return self.test.partition("::")[0]
 
+    @property
+    def label(self) -> str:
+        """The test's id, with the name of the variant: two variants of a test are two measurements."""
+        return f"{self.test}[variant={self.variant['name']}]" if self.variant else self.test
+
     def level(self, baseline: Baseline | None, gates: Sequence[Gate], alpha: float) -> float:
         """What a p has to reach: less than `alpha` where the number of runs depended on what was seen."""
         others = None if baseline is None else baseline.without([self.record.session])

@@ -14,7 +14,7 @@ MORE = """\
 pytest-benchmark  one benchmark a test and metric, one round a run; rates as seconds a token.
                   Written to .benchmarks/<any folder>/0001_name.json, `pytest-benchmark compare` reads it.
 csv, jsonl        one row a run, metric and statistic
-openmetrics       one gauge a metric and statistic: the median over runs"""
+openmetrics       one gauge a metric and statistic: the median over runs, of the newest session that is named"""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

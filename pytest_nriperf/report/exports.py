@@ -44,7 +44,7 @@ def run_values(measured: Sequence[Evidence]) -> Iterator[RunValue]:
             for run, values in sorted(kind.runs.items()):
                 for statistic, value in sorted(values.items()):
                     yield RunValue(
-                        one.test, one.node, record.session, record.time, key.balloon, key.model, key.workload,
+                        one.label, one.node, record.session, record.time, key.balloon, key.model, key.workload,
                         metric, statistic, run, value, kind.unit, kind.better, record.simulated,
                     )  # fmt: skip
 
@@ -104,7 +104,7 @@ def _benchmarks(one: Evidence) -> Iterator[dict[str, Any]]:
         yield {
             "group": metric,
             "name": f"{one.key.test}[{metric}]",
-            "fullname": f"{one.test}[{metric}]",
+            "fullname": f"{one.label}[{metric}]",
             "params": None,
             "param": None,
             "extra_info": {
@@ -147,24 +147,25 @@ def _stats(seconds: Sequence[float]) -> dict[str, Any]:
 
 
 def _openmetrics(measured: Sequence[Evidence]) -> Iterator[str]:
-    """One gauge a metric: the median over runs of each statistic."""
-    families: dict[str, list[str]] = {}
-    for one in measured:
+    """One gauge a metric: the median over runs of each statistic; of several sessions of a test the newest one's."""
+    families: dict[str, dict[str, float]] = {}
+    heads: dict[str, list[str]] = {}
+    for one in sorted(measured, key=lambda each: each.record.time):
         for metric, kind in sorted(one.record.metrics.items()):
             name = f"nriperf_{metric.replace('.', '_')}"
             unit = {"s": "seconds", "token/s": "tokens_per_second", "B/s": "bytes_per_second"}.get(kind.unit, "")
             full = f"{name}_{unit}" if unit else name
-            head = [f"# TYPE {full} gauge"] + ([f"# UNIT {full} {unit}"] if unit else [])
-            lines = families.setdefault(full, head)
+            heads[full] = [f"# TYPE {full} gauge"] + ([f"# UNIT {full} {unit}"] if unit else [])
             for statistic in sorted({key for run in kind.runs.values() for key in run}):
                 values = [run[statistic] for run in kind.runs.values() if statistic in run]
                 labels = _labels(
-                    test=one.test, node=one.node, balloon=one.key.balloon, model=one.key.model,
+                    test=one.label, node=one.node, balloon=one.key.balloon, model=one.key.model,
                     workload=one.key.workload, statistic=statistic, simulated=str(one.record.simulated).lower(),
                 )  # fmt: skip
-                lines.append(f"{full}{{{labels}}} {statistics.median(values)!r}")
-    for lines in families.values():
-        yield from lines
+                families.setdefault(full, {})[labels] = statistics.median(values)
+    for full, samples in families.items():
+        yield from heads[full]
+        yield from (f"{full}{{{labels}}} {value!r}" for labels, value in samples.items())
 
 
 def _labels(**labels: str) -> str:

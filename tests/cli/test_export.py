@@ -70,3 +70,33 @@ def test_openmetrics_is_read_by_its_reference_parser(session: Path, tmp_path: Pa
 def test_a_file_that_cannot_be_written_is_a_usage_error(session: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", str(session), "--out", "/proc/nowhere/x"]) == 2
     assert "cannot be written" in capsys.readouterr().err
+
+
+def test_two_variants_and_two_sessions_are_told_apart(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for name, factor in (("a", 1.0), ("b", 2.0)):
+        variant = {"name": name, "of": ["a", "b"]}
+        made = record_session(tmp_path / name, "s1", [factor * gap for gap in GAPS], variant=variant)
+        (out / "s1").mkdir(parents=True, exist_ok=True)
+        (made / "test_chat").rename(out / "s1" / name)
+    later = record_session(out, "s2", [3 * gap for gap in GAPS], day=2, variant={"name": "b", "of": ["a", "b"]})
+    arguments = ["export", str(out / "s1"), str(later)]
+    test = "suites/test_chat.py::test_chat[variant={}]".format
+
+    assert main([*arguments, "--format", "openmetrics", "--out", str(tmp_path / "m")]) == 0
+    parse: Callable[[str], Iterable[Any]] = text_string_to_metric_families
+    families = {family.name: family for family in parse((tmp_path / "m").read_text())}
+    samples = [one for one in families["nriperf_itl_seconds"].samples if one.labels["statistic"] == "median"]
+    medians = {one.labels["test"]: one.value for one in samples}
+    assert len(samples) == 2
+    assert medians == {test("a"): pytest.approx(0.010), test("b"): pytest.approx(0.030)}
+
+    assert main([*arguments, "--format", "csv", "--out", str(tmp_path / "c")]) == 0
+    rows = list(csv.DictReader((tmp_path / "c").read_text().splitlines()))
+    keys = [(row["test"], row["session"], row["metric"], row["statistic"], row["run"]) for row in rows]
+    assert len(set(keys)) == len(keys)
+    assert {key[:2] for key in keys} == {(test("a"), "s1"), (test("b"), "s1"), (test("b"), "s2")}
+
+    assert main(["export", str(out / "s1"), "--format", "pytest-benchmark", "--out", str(tmp_path / "b.json")]) == 0
+    names = [row["fullname"] for row in json.loads((tmp_path / "b.json").read_text())["benchmarks"]]
+    assert len(set(names)) == len(names)
