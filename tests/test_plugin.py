@@ -637,3 +637,22 @@ def test_the_command_that_accepts_what_is_meant_to_be_worse_can_be_pasted(suite:
     configure(suite, speed=1.3)
     assert main(pasted(run(suite, "--nri-runs=6"))) == 0
     run(suite, "--nri-runs=6").assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize(("variants", "said"), [("", "run 3 of 4..9"), ("@pytest.mark.variants(a={}, b={})", "pair 2 of 4..9")])
+def test_an_interrupt_says_where_it_was_and_that_finished_runs_are_kept(
+    suite: pytest.Pytester, variants: str, said: str
+) -> None:
+    suite.makepyfile(test_perf=SUITE.replace("def test_chat", f"{variants}\ndef test_chat"))
+    conftest = suite.path / "conftest.py"
+    conftest.write_text(
+        conftest.read_text().replace("    return FakeGenerator", "    interrupted()\n    return FakeGenerator")
+        + "\nRUNS = iter(range(1, 9))\n\ndef interrupted():\n    if next(RUNS) == 3:\n        raise KeyboardInterrupt\n"
+    )
+    result = run(suite, "--nri-runs=4..9")
+    text = " ".join(result.outlines)
+    assert f"broken off in {said} of test_perf.py::test_chat; finished runs are kept in " in text
+    assert ": go on with --nri-resume" in text
+    conftest.write_text(conftest.read_text().replace("next(RUNS) == 3", "False"))
+    run(suite, "--nri-runs=4..9", "--nri-resume").assert_outcomes(passed=1)
+    assert len(list(suite.path.glob(".nriperf/*/session.json"))) == 1

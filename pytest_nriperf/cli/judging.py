@@ -53,10 +53,15 @@ def chosen(one: Evidence, options: argparse.Namespace) -> tuple[list[Gate], floa
 def print_verdicts(
     verdicts: Sequence[Verdict], options: argparse.Namespace, *, node: str = "", facts: Mapping[str, Any] | None = None
 ) -> int:
-    """Print a table or JSON; 1 when an outcome is one to fail on."""
+    """Print a table or JSON; the exit status."""
     if options.json:
         print(verdict_document(verdicts, node=node, facts=facts))
     else:
         print("\n".join(verdict_table(verdicts)))
+    return exit_status(verdicts, options)
+
+
+def exit_status(verdicts: Sequence[Verdict], options: argparse.Namespace) -> int:
+    """1 when an outcome is one to fail on. Raises SettingsError for a word that is none: it would never fail."""
     fail_on = Settings().with_values({"fail_on": options.fail_on}).fail_on
     return int(any(verdict.outcome in fail_on for verdict in verdicts))

@@ -11,7 +11,7 @@ from typing import Any
 
 from pytest_nriperf.baselines import Verdict
 from pytest_nriperf.cli.judge import gathered, judged
-from pytest_nriperf.cli.judging import add_judging
+from pytest_nriperf.cli.judging import add_judging, exit_status
 from pytest_nriperf.recording import DOCUMENT, read_json
 from pytest_nriperf.report.contents import Contents, gather, recordings_of
 from pytest_nriperf.report.files import write_files
@@ -57,8 +57,7 @@ def run(options: argparse.Namespace) -> int:
         print(json.dumps(facts, indent=1, allow_nan=False))
     else:
         print("\n".join(_words(contents, facts)))
-    fail_on = [word.strip() for word in options.fail_on.split(",")]
-    return int(any(verdict.outcome in fail_on for verdict in verdicts))
+    return exit_status(verdicts, options)
 
 
 def _verdicts(folders: Sequence[Path], options: argparse.Namespace) -> list[Verdict]:

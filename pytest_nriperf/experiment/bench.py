@@ -91,6 +91,8 @@ class Bench:
         self.read_bandwidths: dict[tuple[frozenset[int], ...], float | None] = {}
         self._undo = contextlib.ExitStack()
         self.broken_off = False
+        # The measurement that Ctrl-C ended, and how far it was, in words.
+        self.ended_in = ""
         self.notes: dict[str, Any] = {}
 
     @property
@@ -150,7 +152,8 @@ class Bench:
         if self._session is not None and self._session.document.get("resumed"):
             words.append(f"went on with {self._session.folder}")
         if self._session is not None and self.broken_off:
-            words.append(f"broken off: what was measured is kept in {self._session.folder}; go on with --nri-resume")
+            where = f" in {self.ended_in}" if self.ended_in else ""
+            words.append(f"broken off{where}; finished runs are kept in {self._session.folder}: go on with --nri-resume")
         return words
 
     @contextlib.contextmanager

@@ -77,6 +77,10 @@ def repeat_until_settled(
             runs = f"the {good} finished runs are" if good > 1 else "the finished run is"
             kept = f"; {runs} kept in {subjects[-1].folder}" if good else ""
             raise type(error)(f"{error.fact} (run {good + 1} of {plan}{kept})", error.next_step) from error
+        except KeyboardInterrupt:
+            what = "run" if len(subjects) == 1 else "pair"
+            subjects[0].bench.ended_in = f"{what} {good + 1} of {plan} of {subjects[0].caller.test}"
+            raise
         disturbed = any(each.disturbances(last) for each in subjects)
         if disturbed and len(repeated) < subjects[0].bench.settings.repeats:
             repeated.add(last)

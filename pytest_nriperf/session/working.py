@@ -255,7 +255,9 @@ class NriSession:
         for text, markup in summary([summarised(result) for result in self.results]):
             terminalreporter.line(text, **markup)
         for text in (text for bench in self._benches.values() for text in bench.closing_words()):
-            for line in textwrap.wrap(text, shutil.get_terminal_size().columns - 2):
+            width = shutil.get_terminal_size().columns - 2
+            # Paths and options stay whole: people copy them.
+            for line in textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False):
                 terminalreporter.line(line)
         for line in unseen.lines():
             terminalreporter.line(line, yellow=True)
