@@ -136,9 +136,9 @@ class Settings:
     `floor` (share): a shift smaller than this nobody cares about. `tolerance` (share): what counts as the same.
     `reserved`: CPUs of this machine that balloons never get, as a list. `forced_model` wins over what marks say,
     `model` is used where they say nothing. `reference`: the short reference load around each run (auto: of real
-    engines that are judged; of others once a balloon). `repeats`: how many disturbed runs a measurement makes again; `disturbances`
-    moves the limits at which a run counts as disturbed (shares by fact). Of sweeps: `cell_runs` a cell, `axes` as
-    `AXIS=V1,V2`, `seed` of the order, `budget` in seconds.
+    engines that are judged; of others once a balloon). `repeats`: how many disturbed runs a measurement makes again;
+    `disturbances` moves the limits at which a run counts as disturbed (shares by fact). Of sweeps: `cell_runs` a cell,
+    `axes` as `AXIS=V1,V2`, `seed` of the order, `budget` in seconds.
     """
 
     node: str = "local"

@@ -74,7 +74,12 @@ def test_the_first_session_finds_no_baseline_and_says_how_to_store_one(suite: py
     result = run(suite)
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(
-        ["*test_perf.py::test_chat*", "*4 allocated / 2 visible*", "*ttft*missing*", "*next: accept this session: nriperf accept .nriperf/*"]
+        [
+            "*test_perf.py::test_chat*",
+            "*4 allocated / 2 visible*",
+            "*ttft*missing*",
+            "*next: accept this session: nriperf accept .nriperf/*",
+        ]
     )
 
 
@@ -614,7 +619,9 @@ def test_what_a_stopped_session_did_not_come_to_is_not_run(suite: pytest.Pyteste
 
 def pasted(result: pytest.RunResult) -> list[str]:
     """The words of the command of ours that the output ends a line with."""
-    (line,) = dict.fromkeys(line.partition("nriperf accept ")[2] for line in result.outlines if "nriperf accept " in line)
+    (line,) = dict.fromkeys(
+        line.partition("nriperf accept ")[2] for line in result.outlines if "nriperf accept " in line
+    )
     return ["accept", *shlex.split(line)]
 
 
@@ -629,7 +636,7 @@ def test_the_command_that_makes_a_missing_baseline_can_be_pasted(
     monkeypatch.chdir(below)
     assert main(pasted(run(suite, "--rootdir=..", "..", *options))) == 0
     monkeypatch.chdir(suite.path)
-    assert "missing" not in run(suite, "--nri-fail-on=missing", *options).stdout.str()
+    run(suite, "--nri-fail-on=missing", *options).assert_outcomes(passed=1)
 
 
 def test_the_command_that_accepts_what_is_meant_to_be_worse_can_be_pasted(suite: pytest.Pytester) -> None:
@@ -639,7 +646,9 @@ def test_the_command_that_accepts_what_is_meant_to_be_worse_can_be_pasted(suite:
     run(suite, "--nri-runs=6").assert_outcomes(passed=1)
 
 
-@pytest.mark.parametrize(("variants", "said"), [("", "run 3 of 4..9"), ("@pytest.mark.variants(a={}, b={})", "pair 2 of 4..9")])
+@pytest.mark.parametrize(
+    ("variants", "said"), [("", "run 3 of 4..9"), ("@pytest.mark.variants(a={}, b={})", "pair 2 of 4..9")]
+)
 def test_an_interrupt_says_where_it_was_and_that_finished_runs_are_kept(
     suite: pytest.Pytester, variants: str, said: str
 ) -> None:

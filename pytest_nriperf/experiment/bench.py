@@ -153,7 +153,9 @@ class Bench:
             words.append(f"went on with {self._session.folder}")
         if self._session is not None and self.broken_off:
             where = f" in {self.ended_in}" if self.ended_in else ""
-            words.append(f"broken off{where}; finished runs are kept in {self._session.folder}: go on with --nri-resume")
+            words.append(
+                f"broken off{where}; finished runs are kept in {self._session.folder}: go on with --nri-resume"
+            )
         return words
 
     @contextlib.contextmanager
@@ -186,7 +188,7 @@ class Bench:
         return parse_model(chosen, dtype=dtype or settings.dtype, weights=weights, base=settings.root)
 
     def reference_load(self, choice: ModelChoice, *, judged: bool, pairs: bool = False) -> ReferenceLoad:
-        """When the reference load runs: by default it brackets the runs of real engines whose test asks for verdicts."""
+        """When the reference load runs; by default beside each run of a real engine whose test asks for verdicts."""
         if self.settings.reference != "auto":
             return ReferenceLoad.EACH_RUN if self.settings.reference == "on" else ReferenceLoad.NEVER
         # What the machine does, it does to both of a pair.

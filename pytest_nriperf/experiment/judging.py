@@ -53,9 +53,7 @@ class Judged:
 
     def joined(self, later: Judged) -> Judged:
         """This and a later check of the same measurement: one verdict a metric, the graver of two."""
-        return replace(
-            self, verdicts=_gravest(self.verdicts, later.verdicts), found=_gravest(self.found, later.found)
-        )
+        return replace(self, verdicts=_gravest(self.verdicts, later.verdicts), found=_gravest(self.found, later.found))
 
 
 def judge_measurement(

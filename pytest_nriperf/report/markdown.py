@@ -44,7 +44,7 @@ def workflow_annotations(
     *,
     fail_on: Sequence[str] = ("worse",),
     unseen: Unseen = ALL_SEEN,
-    folder: PurePath = PurePath(),
+    folder: str = "",
 ) -> Iterator[str]:
     """Workflow commands that mark the test files on the pull request: errors for what fails, warnings for the rest.
 
@@ -56,14 +56,16 @@ def workflow_annotations(
             continue
         level = "error" if verdict.outcome in fail_on else "warning"
         title = f"{verdict.metric} {verdict.outcome}"
-        yield _annotation(level, folder, verdict.test, title, "; ".join([f"{verdict.test}: {title}", *remarks(verdict)]))
+        yield _annotation(
+            level, folder, verdict.test, title, "; ".join([f"{verdict.test}: {title}", *remarks(verdict)])
+        )
     for one in unseen.tests:
         if one.silent:
             yield _annotation("warning", folder, one.test, "not judged", str(one))
 
 
-def _annotation(level: str, folder: PurePath, test: str, title: str, text: str) -> str:
-    file = (folder / test.partition("::")[0]).as_posix()
+def _annotation(level: str, folder: str, test: str, title: str, text: str) -> str:
+    file = (PurePath(folder) / test.partition("::")[0]).as_posix()
     return f"::{level} file={_property(file)},title={_property(title)}::{_data(text)}"
 
 

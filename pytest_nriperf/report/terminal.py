@@ -76,8 +76,8 @@ def summary(measurements: Sequence[MeasurementSummary]) -> Iterator[tuple[str, d
             yield from ((f"      {format_text(text)}", {}) for text in _beneath(line))
         if each.failures:
             yield f"      {each.failures} requests failed; they are not in the figures", {"yellow": True}
-        told = [line.verdict for line in each.lines if line.verdict and line.verdict.outcome not in ("same", "better")]
-        yield from ((f"      {format_text(text)}", {}) for text in next_steps(told))
+        judged = [line.verdict for line in each.lines if line.verdict is not None]
+        yield from ((f"      {format_text(text)}", {}) for text in next_steps(judged))
         yield from ((f"      {format_text(text)}", {}) for text in each.remarks)
         yield from ((f"      warning: {format_text(text)}", {"yellow": True}) for text in each.warnings)
     yield from ((text, {}) for text in nodes_side_by_side(measurements))
@@ -196,18 +196,20 @@ def failure_message(verdicts: Sequence[Verdict], path: str, sides: tuple[str, st
 
 
 def next_steps(verdicts: Sequence[Verdict]) -> Iterator[str]:
-    """What to do, each step once, ending as it can be pasted; whose step it is where there are several.
+    """What to do, each step once, ending as it can be pasted; whose step it is unless all have the same.
 
-    >>> same = Verdict("itl", "unknown", "", advice="measure 9 runs")
-    >>> list(next_steps([same, same, Verdict("ttft", "unknown", "", advice="measure 7 runs")]))
-    ['next for itl: measure 9 runs', 'next for ttft: measure 7 runs']
+    >>> first, second = (Verdict(name, "unknown", "", advice="measure 9 runs") for name in ("itl", "ttft"))
+    >>> list(next_steps([first, second]))
+    ['next: measure 9 runs']
+    >>> list(next_steps([first, second, Verdict("e2e", "unknown", "", advice="measure 7 runs")]))
+    ['next for itl, ttft: measure 9 runs', 'next for e2e: measure 7 runs']
     """
     steps: dict[str, dict[str, None]] = {}
     for verdict in verdicts:
-        if verdict.advice:
+        if verdict.advice and verdict.outcome not in ("same", "better"):
             steps.setdefault(verdict.advice, {})[verdict.metric] = None
     for advice, metrics in steps.items():
-        whose = f" for {', '.join(metrics)}" if len(steps) > 1 else ""
+        whose = f" for {', '.join(metrics)}" if len(metrics) < len(verdicts) else ""
         yield f"next{whose}: {advice}"
 
 

@@ -53,7 +53,7 @@ def write_outputs(
             file.write(text.encode()[:LARGEST_SUMMARY].decode(errors="ignore"))
     if environment.get("GITHUB_ACTIONS") == "true":
         top = Path(environment.get("GITHUB_WORKSPACE") or settings.root)
-        folder = settings.root.relative_to(top) if settings.root.is_relative_to(top) else Path()
+        folder = str(settings.root.relative_to(top)) if settings.root.is_relative_to(top) else ""
         yield from workflow_annotations(verdicts, fail_on=settings.fail_on, unseen=unseen, folder=folder)
 
 

@@ -12,6 +12,7 @@ import pytest
 from pytest_nriperf.cli import main
 from tests.recorded import record_session
 
+
 class Terminal(io.StringIO):
     """Standard input with a person at it."""
 

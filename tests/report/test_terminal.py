@@ -74,9 +74,11 @@ def test_a_change_names_its_suspects_beneath() -> None:
 
 
 def test_a_missing_baseline_says_once_how_to_store_one() -> None:
-    missing = replace(SAME, outcome="missing", baseline=None, effect=None, interval=None)
-    lines = shown(measurement(*(MetricLine(name, 1.0, "s", None, missing) for name in ("ttft", "itl"))))
-    assert sum("--nri-accept missing" in line for line in lines) == 1
+    advice = "accept this session: nriperf accept .nriperf/x"
+    missing = replace(SAME, outcome="missing", baseline=None, effect=None, interval=None, advice=advice)
+    both = [replace(missing, metric=name) for name in ("ttft", "itl")]
+    lines = shown(measurement(*(MetricLine(each.metric, 1.0, "s", None, each) for each in both)))
+    assert [line for line in lines if "accept" in line] == [f"      next: {advice}"]
 
 
 def test_failures_and_simulation_are_said() -> None:
@@ -96,7 +98,7 @@ def test_a_failure_names_everything_that_is_needed_to_act() -> None:
     text = failure_message([known, replace(WORSE, metric="ttft", advice="measure 7 runs")], "/out of/x")
     for needed in ("itl worse", "ttft worse", "baseline 50.0 ms", "now 56.0 ms", "+12.0 % [+8.0, +16.0]", "p = 0.004",
                    "5 runs against 15 runs of 3 sessions", "3.0 %", "torch version 2.12 -> 2.13",
-                   "sessions differ by 1.0 % (noise", "next: measure 7 runs", "nriperf show '/out of/x'"):  # fmt: skip
+                   "sessions differ by 1.0 % (noise", "next for ttft: measure 7 runs", "nriperf show '/out of/x'"):  # fmt: skip
         assert needed in text
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
-from pathlib import PurePath
 
 import jsonschema
 import pytest
@@ -38,7 +37,9 @@ UNSEEN = Unseen(
 
 def test_the_document_follows_its_schema() -> None:
     schema = json.loads(SCHEMA.read_text())
-    document = json.loads(verdict_document([WORSE, UNKNOWN, SAME], node="xeon1", facts={"rule": "sessions"}, unseen=UNSEEN))
+    document = json.loads(
+        verdict_document([WORSE, UNKNOWN, SAME], node="xeon1", facts={"rule": "sessions"}, unseen=UNSEEN)
+    )
     jsonschema.Draft202012Validator(schema).validate(document)
     assert document["counts"]["worse"] == 1
     assert document["verdicts"][1]["mde"] is None
@@ -100,8 +101,10 @@ def test_what_was_not_judged_is_in_the_summary_and_on_its_test_and_cannot_be_for
     assert "<summary>3 of 5 gated tests judged; 1 skipped, 1 failed</summary>" in text
     assert "- suites/test\\_y.py::test\\_y\\[&lt;b&gt;\\] was skipped (50 % \\| of it ::error::oops): " in text
     assert "- suites/test\\_old.py is \\*not\\* there" in text
-    (line,) = workflow_annotations([SAME], unseen=UNSEEN, folder=PurePath("perf, all"))
-    assert line.startswith("::warning file=perf%2C all/suites/test_y.py,title=not judged::suites/test_y.py::test_y[<b>]")
+    (line,) = workflow_annotations([SAME], unseen=UNSEEN, folder="perf, all")
+    assert line.startswith(
+        "::warning file=perf%2C all/suites/test_y.py,title=not judged::suites/test_y.py::test_y[<b>]"
+    )
     assert "(50 %25 | of it%0A::error::oops)" in line
 
 
