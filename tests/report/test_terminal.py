@@ -98,7 +98,8 @@ def test_a_failure_names_everything_that_is_needed_to_act() -> None:
     text = failure_message([known, replace(WORSE, metric="ttft", advice="measure 7 runs")], "/out of/x")
     for needed in ("itl worse", "ttft worse", "baseline 50.0 ms", "now 56.0 ms", "+12.0 % [+8.0, +16.0]", "p = 0.004",
                    "5 runs against 15 runs of 3 sessions", "3.0 %", "torch version 2.12 -> 2.13",
-                   "sessions differ by 1.0 % (noise", "next for ttft: measure 7 runs", "nriperf show '/out of/x'"):  # fmt: skip
+                   "sessions differ by 1.0 % (noise", "next for ttft: measure 7 runs",
+                   "nriperf show '/out of/x'"):  # fmt: skip
         assert needed in text
 
 
