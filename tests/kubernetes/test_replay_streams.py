@@ -22,8 +22,6 @@ pytestmark = pytest.mark.skipif(RECORDED is None, reason="the recordings are not
 
 NOT_REPLAYED = {
     "watch-apiserver-restart": "a server that falls silent without closing: the double ends its connections",
-    "log-follow-deleted": "as log-follow: the stream ends with the container, whatever ended it",
-    "log-buffered": "what Python buffers is its own affair",
 }
 EXPIRED = ("watch-410-stream", "watch-410-after-restart", "watch-node-pods-410")
 
@@ -129,12 +127,20 @@ TICKS = "import time\nfor n in range(5):\n    print(n, flush=True)\n    time.sle
 LONG = "print('y' * 50000)"
 
 
+BUFFERED = "import sys, time\nprint('not yet')\nprint('by now', file=sys.stderr, flush=True)\ntime.sleep(600)"
+STEADY = "import time\nwhile True:\n    print('tick', flush=True)\n    time.sleep(0.05)"
+
+
 @pytest.fixture
 def printing(pods: Cluster) -> Any:
-    """Pods that have printed: `p-run` goes on, `lg1` and `lg3` end."""
-    for name, script in {"p-run": HELLO, "lg1": TICKS, "lg3": LONG}.items():
+    """Pods that print: `p-run`, `lg2` and `lg4` go on, `lg1` and `lg3` end."""
+    scripts = {"p-run": HELLO, "lg1": TICKS, "lg2": STEADY, "lg3": LONG, "lg4": BUFFERED}
+    for name, script in scripts.items():
         if pods.store.find(PODS, name, "perf") is None:
-            container = {"name": "c", "image": "x:1", "command": ["python3", "-c", script], "resources": {}}
+            # Whatever the environment of this test is.
+            plain = [{"name": "PYTHONUNBUFFERED", "value": ""}]
+            command = ["python3", "-c", script]
+            container = {"name": "c", "image": "x:1", "command": command, "resources": {}, "env": plain}
             body: Json = {
                 "metadata": {"name": name, "namespace": "perf"},
                 "spec": {"restartPolicy": "Never", "containers": [container]},
@@ -194,3 +200,21 @@ def test_a_long_line_is_whole_and_later_ones_there_are_none(printing: Cluster) -
     wanted = "".join(chunk["bytes"] for chunk in recording["response"]["chunks"])
     assert set(text_of(printing, target_of(recording)).strip()) == set(wanted.strip())
     assert text_of(printing, target_of(recorded("log-since"))) == recorded("log-since")["response"]["body"]
+
+
+def test_a_log_that_is_followed_ends_when_its_pod_is_deleted(printing: Cluster) -> None:
+    recording = recorded("log-follow-deleted")
+    once(lambda: "tick" in text_of(printing, "/api/v1/namespaces/perf/pods/lg2/log"))
+    with sent(printing, "GET", target_of(recording)) as answer:
+        lines = [answer.readline()]
+        with sent(printing, "DELETE", "/api/v1/namespaces/perf/pods/lg2", {"gracePeriodSeconds": 1}) as deleted:
+            assert deleted.status == 200
+        lines += list(answer)
+    assert recording["response"]["end"] == "server closed"
+    assert {line for line in lines if line.endswith(b"\n")} == {b"tick\n"}
+
+
+def test_what_a_process_buffers_is_not_in_its_log(printing: Cluster) -> None:
+    target = target_of(recorded("log-buffered"))
+    once(lambda: "by now" in text_of(printing, target))
+    assert text_of(printing, target).replace("by now\n", "") == recorded("log-buffered")["response"]["body"]

@@ -148,8 +148,10 @@ class Api:
         if version.isdigit() and int(version) > self.store.version:
             raise _too_large(int(version), self.store.version)
         with self.store.changed:
-            found = self.selected(request, address)
-            newest = str(self.store.version)
+            found, newest = self.selected(request, address), str(self.store.version)
+            if request.one("resourceVersionMatch") == "Exact":
+                past = self.store.at(address.kind, int(version))
+                found, newest = [value for value in past if self.wants(request, address, value)], version
         metadata: Json = {"resourceVersion": newest}
         limit = int(request.one("limit", "0") or 0)
         start = self._continued(request.one("continue"))

@@ -10,7 +10,8 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Kind:
-    """A served resource. `custom` ones live in a CRD: other defaults for generation, deletion answers and patches."""
+    """A served resource. `custom` ones live in a CRD: other defaults for generation, deletion answers and patches.
+    `older`: a version that discovery names too."""
 
     group: str
     version: str
@@ -22,6 +23,7 @@ class Kind:
     status: bool = False
     generation: bool = False
     create_only: bool = False
+    older: str = ""
 
     @property
     def api_version(self) -> str:
@@ -58,6 +60,7 @@ ZONES = Kind(
     namespaced=False,
     custom=True,
     generation=True,
+    older="v1alpha1",
 )
 PODS = Kind("", "v1", "Pod", "pods", "pod", status=True, generation=True)
 NODES = Kind("", "v1", "Node", "nodes", "node", namespaced=False, status=True)

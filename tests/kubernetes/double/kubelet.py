@@ -231,7 +231,10 @@ class Kubelet:
         process = self._process(pod)
         number = uuid.uuid4().hex
         if not command:
-            raise CannotStart("failed to exec in container: failed to create exec: args must not be empty")
+            raise CannotStart(
+                f'failed to exec in container: failed to start exec "{number}": OCI runtime exec failed: exec failed: '
+                "args must not be empty"
+            )
         self.refresh_proc(process)
         words = [process.translate(word) for word in command]
         if shutil.which(words[0]) is None:

@@ -81,12 +81,14 @@ class Plugin:
         if key == self._seen:
             return
         moved = self._seen is not None and self._seen[:2] != key[:2]
+        before = self._seen[0] if self._seen is not None else ""
         first, self._seen = self._seen is None, key
         error = self._configure(effective["spec"], first=first)
         if moved or first:
             for policy in self.store.all(POLICIES, self.namespace):
-                if policy["metadata"]["name"] != metadata["name"]:
-                    self._write_status(policy["metadata"]["name"], None)
+                if (name := policy["metadata"]["name"]) != metadata["name"]:
+                    # The one that it followed before is told so even when it is another object of that name.
+                    self._write_status(name, None, always=name == before)
         verdict = {
             "status": "Failure" if error else "Success",
             "generation": key[2],
@@ -104,12 +106,12 @@ class Plugin:
         own = self.store.find(POLICIES, f"node.{self.node}", self.namespace)
         return own or self.store.find(POLICIES, f"group.{group}" if group else "default", self.namespace)
 
-    def _write_status(self, name: str, verdict: Json | None) -> None:
+    def _write_status(self, name: str, verdict: Json | None, *, always: bool = False) -> None:
         def change(policy: Json) -> None:
             nodes = (policy.get("status") or {}).get("nodes") or {}
             if verdict is not None:
                 policy["status"] = {"nodes": {**nodes, self.node: verdict}}
-            elif self.node in nodes:
+            elif self.node in nodes or always:
                 policy["status"] = {"nodes": {key: value for key, value in nodes.items() if key != self.node}}
 
         self.store.update(POLICIES, name, self.namespace, change)

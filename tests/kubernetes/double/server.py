@@ -21,7 +21,21 @@ from tests.kubernetes.double.kinds import PODS, Json
 from tests.kubernetes.double.store import now
 from tests.kubernetes.double.websocket import WebSocket, accept_key
 
-VERSION: Json = {"major": "1", "minor": "36", "gitVersion": "v1.36.2", "platform": "linux/amd64"}
+VERSION: Json = {
+    "major": "1",
+    "minor": "36",
+    "emulationMajor": "1",
+    "emulationMinor": "36",
+    "minCompatibilityMajor": "1",
+    "minCompatibilityMinor": "35",
+    "gitVersion": "v1.36.2",
+    "gitCommit": "$Format:%H$",
+    "gitTreeState": "clean",
+    "buildDate": "2026-08-21T00:00:00Z",
+    "goVersion": "go1.26.6",
+    "compiler": "gc",
+    "platform": "linux/amd64",
+}
 _WATCH_SECONDS = 1800.0
 _BOOKMARK_SECONDS = 2.0
 
@@ -291,9 +305,10 @@ def _discovery(request: Request, api: Api) -> Answer | None:
     if words[0] == "apis" and len(words) == 2:
         found = [kind for kind in api.kinds if kind.group == words[1]]
         if found:
-            entry = {"groupVersion": found[0].api_version, "version": found[0].version}
-            body = {"kind": "APIGroup", "apiVersion": "v1", "name": words[1], "versions": [entry]}
-            return Answer(200, {**body, "preferredVersion": entry})
+            versions = [version for version in (found[0].version, found[0].older) if version]
+            entries = [{"groupVersion": f"{words[1]}/{version}", "version": version} for version in versions]
+            body = {"kind": "APIGroup", "apiVersion": "v1", "name": words[1], "versions": entries}
+            return Answer(200, {**body, "preferredVersion": entries[0]})
     if words[0] == "apis" and len(words) == 3:
         found = [kind for kind in api.kinds if (kind.group, kind.version) == (words[1], words[2])]
         if found:

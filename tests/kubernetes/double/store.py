@@ -101,6 +101,19 @@ class Store:
             self._record(Change(self.version, kind, "DELETED", gone))
             return gone
 
+    def at(self, kind: Kind, version: int) -> list[Json]:
+        """Objects as they were, from the history since it was last forgotten."""
+        with self.changed:
+            found: dict[tuple[str, str], Json] = {}
+            for change in self.history:
+                if change.kind is kind and change.version <= version:
+                    metadata = change.object["metadata"]
+                    key = (metadata.get("namespace", ""), metadata["name"])
+                    found.pop(key, None)
+                    if change.type != "DELETED":
+                        found[key] = copy.deepcopy(change.object)
+            return [found[key] for key in sorted(found)]
+
     def forget(self) -> None:
         """Compaction: watches from earlier versions get 410."""
         with self.changed:
