@@ -37,7 +37,7 @@ from pytest_nriperf.provision.observer_pod import ObserverPod
 from pytest_nriperf.provision.pod_grant import PodAccess, PodGrant
 from pytest_nriperf.provision.pods import Patience, delete_all, delete_files, wait_running
 from pytest_nriperf.provision.policy_types import SessionTypes
-from pytest_nriperf.provision.policy_zones import Zone, is_publishing
+from pytest_nriperf.provision.policy_zones import Zone, is_publishing, is_showing
 from pytest_nriperf.provision.rights import check_rights
 from pytest_nriperf.seams import Grant, Launch, ModelChoice, NodeDescription, Observer
 from pytest_nriperf.settings import NodeProfile, Settings
@@ -329,13 +329,14 @@ class KubernetesProvisioner:
     def _verified(self, placement: Placement, plans: Sequence[manifests.PodPlan]) -> tuple[Placement, list[Seen]]:
         """What the pods were granted, as the kernel and the plugin say."""
         effective, topology = self.policy.effective(), self.topology()
-        publishes = is_publishing(effective["spec"])
+        spec = effective["spec"]
 
         def zones() -> list[Zone] | None:
-            return self.policy.zones() if publishes else None
+            return self.policy.zones() if is_publishing(spec) else None
 
-        seen = [self._access.seen(plan.name, zones) for plan in plans]
-        reserved = self.policy.reserved(topology, effective["spec"], guess=False)
+        shown = [plan.choice is not None and is_showing(spec, plan.choice.name) for plan in plans]
+        seen = [self._access.seen(plan.name, zones, shown=each) for plan, each in zip(plans, shown, strict=True)]
+        reserved = self.policy.reserved(topology, spec, guess=False)
         return granted_placement(placement, seen, topology, reserved, self.policy.rejection(effective)), seen
 
     def _choices(self, placement: Placement) -> Sequence[TypeChoice]:

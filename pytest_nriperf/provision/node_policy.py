@@ -26,7 +26,7 @@ PLUGIN = "nri-resource-policy-balloons"
 GROUP_LABELS = ("config.nri/group", "group.config.nri", "resource-policy.nri.io/group")
 VERDICT_S = 30.0
 # The plugin publishes its zones beside its verdict, not before it.
-PUBLISHED_S = 5.0
+PUBLISHED_S = 10.0
 GHOST_S = 75.0
 
 

@@ -132,14 +132,15 @@ class PodAccess:
         found: dict[str, Sequence[str]] = json.loads(self.ask(pod, "tasks", "/proc", process))
         return found
 
-    def seen(self, pod: str, zones: Callable[[], Sequence[Zone] | None]) -> Seen:
-        """The CPUs and memory nodes that a process of the pod may use, and what is published of it."""
+    def seen(self, pod: str, zones: Callable[[], Sequence[Zone] | None], *, shown: bool) -> Seen:
+        """The CPUs and memory nodes that a process of the pod may use, and what is published of it: of its container
+        where those are `shown`, else of its balloon."""
         tasks = self.tasks(pod, "self")
         if not tasks:
             raise ProvisionError(f"pod {pod} does not show /proc/self/status", "this image's /proc is odd")
         _, listed, memory = next(iter(tasks.values()))
         cpus = parse_cpus(listed)
-        told = published(zones, f"{self.namespace}/{pod}/{manifests.CONTAINER}", cpus)
+        told = published(zones, f"{self.namespace}/{pod}/{manifests.CONTAINER}", cpus, shown=shown)
         return Seen(pod, cpus, parse_cpus(memory), told)
 
 

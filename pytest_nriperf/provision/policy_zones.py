@@ -15,8 +15,8 @@ from pytest_nriperf.units import parse_cpus
 Json = dict[str, Any]
 
 RESERVED = "reserved[0]"
-# The plugin publishes a moment after it has pinned.
-ZONE_S = 2.0
+# The plugin publishes a moment after it has pinned; one of an emulated machine took up to 2 s for a change.
+ZONE_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -66,19 +66,29 @@ def read_zones(cluster: Cluster, node: str) -> list[Zone] | None:
     return [_zone(entry) for entry in (found or {}).get("zones") or []]
 
 
-def published(read: Callable[[], Sequence[Zone] | None], container: str, cpus: frozenset[int]) -> Published | None:
-    """A container (`namespace/pod/name`) that has just been pinned to `cpus`: its own zone, else (where the policy
-    shows no containers) the balloon that has its CPUs. None where nothing is published."""
+def is_showing(spec: Json, type_name: str) -> bool:
+    """Whether a policy has containers of a balloon type published too."""
+    types = {entry["name"]: entry for entry in spec.get("balloonTypes") or []}
+    return bool(types.get(type_name, {}).get("showContainersInNrt", spec.get("showContainersInNrt")))
+
+
+def published(
+    read: Callable[[], Sequence[Zone] | None], container: str, cpus: frozenset[int], *, shown: bool
+) -> Published | None:
+    """A container (`namespace/pod/name`) that has just been pinned to `cpus`: where containers are `shown` its own
+    zone, else the balloon that has its CPUs. None where nothing is published."""
     last: list[Sequence[Zone] | None] = [None]
+
+    def of(zones: Sequence[Zone]) -> Published | None:
+        return _own(zones, container) if shown else _holder(zones, cpus)
 
     def found() -> bool:
         zones = last[0] = read()
-        shown = any(zone.parent for zone in zones or ())
-        return zones is None or bool(_own(zones, container) if shown else _holder(zones, cpus))
+        return zones is None or of(zones) is not None
 
     wait_until(found, ZONE_S)
     zones = last[0]
-    return (_own(zones, container) or _holder(zones, cpus) or Published(frozenset())) if zones else None
+    return (of(zones) or Published(frozenset())) if zones else None
 
 
 def cpus_by_type(zones: Sequence[Zone] | None) -> Counter[str]:

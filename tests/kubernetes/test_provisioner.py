@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import select
 import time
 from typing import Any
 
@@ -260,7 +262,8 @@ def test_an_archive_that_is_not_in_the_configmap_is_brought_by_exec(cluster: Clu
 def test_a_worker_whose_host_is_gone_ends(cluster: Cluster, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     from pytest_nriperf.provision import pod_grant
 
-    monkeypatch.setattr(pod_grant, "HOST_GONE_S", 0.5)
+    # Counted from the relay's beginning: on a busy machine the first connection takes its time.
+    monkeypatch.setattr(pod_grant, "HOST_GONE_S", 4)
     provisioner = make()
     spec = BalloonSpec(cpus=2)
     with provisioner.session([spec]), provisioner.provision(spec) as grant:
@@ -268,12 +271,10 @@ def test_a_worker_whose_host_is_gone_ends(cluster: Cluster, make: Make, monkeypa
         assert isinstance(stream, PodStream)
         assert stream.receive(10)
         assert stream._channel is not None
+        worker = os.pidfd_open(stream.inner_pid)
         stream._channel.close()
-        process = next(iter(p for p in cluster.nodes["xeon2"].processes.values() if stream.inner_pid in p.pids()))
-        end = time.monotonic() + 10
-        while stream.inner_pid in process.pids():
-            assert time.monotonic() < end, "the worker goes on without its host"
-            time.sleep(0.02)
+        assert select.select([worker], [], [], 30)[0], "the worker goes on without its host"
+        os.close(worker)
 
 
 def test_missing_parts_are_named_with_the_command_that_mends_them(cluster: Cluster, make: Make) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from pytest_nriperf.balloons import BalloonSpec
 from pytest_nriperf.errors import NotHonouredError
+from pytest_nriperf.provision import policy_zones
 from pytest_nriperf.provision.pod_grant import PodGrant
 from pytest_nriperf.seams import Launch
 from pytest_nriperf.units import format_cpus
@@ -29,6 +30,12 @@ def follow(cluster: Cluster, spec: Json, says: str = "Success") -> None:
         return (entry.get("generation"), entry.get("status")) == (generation, says)
 
     cluster.store.until(told)
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not published is not waited for long: in the double it is at once."""
+    monkeypatch.setattr(policy_zones, "ZONE_S", 0.5)
 
 
 @pytest.mark.parametrize("policy", ["annotate", "manage"])
