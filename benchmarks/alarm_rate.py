@@ -2,11 +2,11 @@
 
 An alarm needs the rank test blind to sessions to be significant at least: the spread between sessions can only widen
 it. So cases that fail even this are counted as silent at once, and of the rest those whose p is small enough are judged
-in full; that is some hundred times faster. `--cases 20000` over all 48 nodes takes about four minutes on two cores.
+in full; that is some hundred times faster. `--cases 20000` over all 48 nodes takes about two minutes on two cores.
 
 `1 s.+others` is one session of its own on a node where three other tests accepted six sessions each, which differ a
 third as much as this test's: evidence that is too good to be true. `anchor` is a baseline of ten sessions whose three
-pinned ones have left the window.
+pinned ones have left the window. `--drift` tells instead how long a code that gets slower by 1 % a week goes unseen.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -210,6 +211,31 @@ def rates(job: tuple[Node, int, int]) -> dict[str, float]:
     return {name: found / cases for name, found in counts.items()}
 
 
+def weeks_unseen(job: tuple[Node, int]) -> float:
+    """Weeks until nightly sessions of a code that gets slower by 1 % a week are called worse; at most 30."""
+    node, seed = job
+    rng = np.random.default_rng(seed)
+    slower = [math.log1p(0.01) * night / 7 for night in range(30 * 7)]
+    nights = np.array([np.log(node.session(rng, 5, shift)) for shift in slower])
+    anchor, begun = nights[:ANCHORS], ANCHORS + WINDOW
+    unseen = (
+        night
+        for night in range(begun, len(nights))
+        if anchored(nights[night], np.concatenate([anchor, nights[night - WINDOW : night]])) == "worse"
+    )
+    return next(unseen, len(nights)) / 7
+
+
+def print_drift(pool: Any, histories: int) -> None:
+    """The weeks, a node a line."""
+    print(f"1 % a week, {histories} histories of a session a night: weeks until it is called worse")
+    print("runs sess.   half of them   nine of ten")
+    for node in (Node(runs, session) for runs in SPREADS[:2] for session in SESSIONS[1:]):
+        weeks = pool.map(weeks_unseen, [(node, 500 + number) for number in range(histories)])
+        half, most = np.quantile(weeks, (0.5, 0.9))
+        print(f"{100 * node.runs:4.1f} {100 * node.sessions:4.0f} {half:14.1f} {most:13.1f}", flush=True)
+
+
 def standard_error(share: float, cases: int) -> float:
     """Of the share of red suites, from that of verdicts."""
     return float(SUITE * (1 - share) ** (SUITE - 1) * math.sqrt(share * (1 - share) / cases))
@@ -222,7 +248,12 @@ def main() -> None:
     parser.add_argument("--spread", type=float, nargs="+", help=f"spreads between runs, some of {SPREADS}")
     parser.add_argument("--between", type=float, nargs="+", help=f"spreads between sessions, some of {SESSIONS}")
     parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1), help="default: 2")
+    parser.add_argument("--drift", action="store_true", help="how long a slow drift goes unseen, and no alarm rates")
     options = parser.parse_args()
+    if options.drift:
+        with get_context("fork").Pool(options.processes) as pool:
+            print_drift(pool, options.cases or 40)
+        return
     spreads: Sequence[float] = options.spread or (SPREADS if options.cases else (0.035,))
     sessions: Sequence[float] = options.between or (SESSIONS if options.cases else (0.02,))
     cases = options.cases or 200
