@@ -126,7 +126,17 @@ def test_in_ci_a_missing_baseline_fails(suite: pytest.Pytester, monkeypatch: pyt
     monkeypatch.setenv("CI", "true")
     result = run(suite)
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["*missing*"])
+    result.stdout.fnmatch_lines(
+        [
+            "ttft missing*",
+            "itl missing*",
+            "all of these:",
+            "  no baseline; 5 runs against 0 runs of 0 sessions",
+            "next: *",
+        ]
+    )
+    summary = result.outlines[result.outlines.index(next(line for line in result.outlines if "short test" in line)) :]
+    assert [line.partition(":")[0] for line in summary[1:-2]] == ["FAILED test_perf.py"]
 
 
 def test_everything_is_recorded_before_it_is_judged(suite: pytest.Pytester) -> None:

@@ -46,6 +46,11 @@ class SessionRecord:
     reference: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
     remarks: Mapping[int, str] = field(default_factory=dict)
 
+    @property
+    def disturbed(self) -> int:
+        """How many of the runs that count were disturbed; one that was made again does not count."""
+        return len(self.remarks.keys() & {run for metric in self.metrics.values() for run in metric.runs})
+
     def values(self, metric: str) -> tuple[float, ...]:
         """One value per run of a metric as a gate names it (`ttft`, `itl.p95`), or of a reference load.
 

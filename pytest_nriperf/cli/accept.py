@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from pytest_nriperf.cli.judging import store_for
 from pytest_nriperf.errors import BaselineError
 from pytest_nriperf.report.verdicts import printable, verdict_table
 from pytest_nriperf.settings import settings_here
+from pytest_nriperf.units import short_path
 
 MORE = """\
 What changes is shown, then written: the sessions that come (+) and go (-), and how this one lies to the others.
@@ -133,7 +135,7 @@ def _shown(steps: Sequence[Step], options: argparse.Namespace) -> Iterator[str]:
         # What to do next is being decided here.
         test, *table, _ = verdict_table([replace(verdict, advice="") for verdict in step.verdicts])
         yield test
-        yield f"  {step.path}: {_sessions(len(step.before))} accepted, {len(step.left)} with this one"
+        yield f"  {short_path(step.path)}: {_sessions(len(step.before))} accepted, {len(step.left)} with this one"
         yield from (f"  - {_named(one)}" for one in step.dropped)
         yield f"  {'x' if step.refused else '+'} {_named(step.evidence.record)}"
         yield from table
@@ -150,13 +152,14 @@ def _diff(steps: Sequence[Step]) -> Iterator[str]:
         own = [step for step in steps if step.path == path]
         before = path.read_text(encoding="utf-8") if path.exists() else ""
         after = own[0].store.preview(own[0].evidence.test_file, [step.after for step in own if step.after is not None])
-        yield from difflib.unified_diff(before.splitlines(), after.splitlines(), str(path), str(path), lineterm="", n=1)
+        name = short_path(path)
+        yield from difflib.unified_diff(before.splitlines(), after.splitlines(), name, name, lineterm="", n=1)
 
 
 def _named(record: SessionRecord) -> str:
     runs = max((len(metric.runs) for metric in record.metrics.values()), default=0)
     words = [record.session, record.time[:10], f"{runs} runs", record.commit[:8]]
-    words += [f"{len(record.remarks)} of them disturbed"] if record.remarks else []
+    words += [f"{record.disturbed} of them disturbed"] if record.disturbed else []
     return printable("  ".join(filter(None, words)))
 
 
@@ -172,8 +175,8 @@ def _done(steps: Sequence[Step], written: Sequence[Step], options: argparse.Name
     elif not written:
         yield "nothing was written"
     else:
-        files = ", ".join(dict.fromkeys(str(step.path) for step in written))
-        yield f"{len(written)} of {len(steps)} accepted, written to {files}: commit it"
+        files = dict.fromkeys(short_path(step.path) for step in written)
+        yield f"{len(written)} of {len(steps)} accepted; for a commit: {shlex.join(['git', 'add', *files])}"
 
 
 def _row(step: Step, *, written: bool) -> dict[str, object]:

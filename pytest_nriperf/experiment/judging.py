@@ -29,6 +29,7 @@ from pytest_nriperf.metrics import Measurement
 from pytest_nriperf.recording import write_document
 from pytest_nriperf.settings import RunPlan, Settings
 from pytest_nriperf.stats import plan_pair_looks, suite_share
+from pytest_nriperf.units import short_path
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def accept_measurement(measurement: Measurement, judged: Judged, *, store: Basel
             raise
         return replace(judged, refused=str(error))
     kept = tuple(_stored(verdict) for verdict in judged.verdicts)
-    return replace(judged, verdicts=kept, stored=f"stored in {store.path(file)}{_doubt(record)}")
+    return replace(judged, verdicts=kept, stored=f"stored in {short_path(store.path(file))}{_doubt(record)}")
 
 
 def _filed(measurement: Measurement) -> tuple[str, BaselineKey, SessionRecord]:
@@ -185,7 +186,7 @@ def _stored(verdict: Verdict) -> Verdict:
 
 def _doubt(record: SessionRecord) -> str:
     """What speaks against a session that was stored."""
-    count = len(record.remarks)
+    count = record.disturbed
     were = "was" if count == 1 else "were"
     return f", but {count} of its runs {were} disturbed: accept a quieter session with --restart" if count else ""
 

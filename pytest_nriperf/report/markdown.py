@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import PurePath
 
 from pytest_nriperf.baselines import Verdict
 from pytest_nriperf.report.unseen import ALL_SEEN, Unseen
-from pytest_nriperf.report.verdicts import cells, counted, printable, remarks
+from pytest_nriperf.report.verdicts import cells, counted, parted, printable, remarks
 
 _MARKS = {"worse": "🔴", "incomparable": "⛔", "unknown": "⚪", "missing": "⚪", "better": "🟢", "same": "✅"}
 _COLUMNS = ("test", "metric", "baseline", "now", "change", "interval", "MDE", "runs", "verdict")
@@ -27,9 +28,8 @@ def markdown_summary(
     told = [verdict for verdict in verdicts if verdict.outcome != "same" or verdict.warnings]
     if told:
         lines += ["", "<details><summary>Reasons and next steps</summary>", ""]
-        for verdict in told:
-            lines.append(f"- **{escaped(verdict.test)} · {escaped(verdict.metric)}: {verdict.outcome}**")
-            lines += [f"  - {escaped(text)}" for text in remarks(verdict)]
+        for test, group in itertools.groupby(told, lambda verdict: verdict.test):
+            lines += _told(test, list(group))
         lines += ["", "</details>"]
     if unseen.tests:
         lines += ["", f"<details><summary>{escaped(unseen.counted)}</summary>", ""]
@@ -62,6 +62,17 @@ def workflow_annotations(
     for one in unseen.tests:
         if one.silent:
             yield _annotation("warning", folder, one.test, "not judged", str(one))
+
+
+def _told(test: str, verdicts: Sequence[Verdict]) -> Iterator[str]:
+    """Each verdict of a test with what there is to say of it, then what is to be said of all."""
+    own, shared = parted([list(remarks(verdict)) for verdict in verdicts])
+    for verdict, texts in zip(verdicts, own, strict=True):
+        yield f"- **{escaped(test)} · {escaped(verdict.metric)}: {verdict.outcome}**"
+        yield from (f"  - {escaped(text)}" for text in texts)
+    if shared:
+        yield f"- {escaped(test)}, all of these:"
+        yield from (f"  - {escaped(text)}" for text in shared)
 
 
 def _annotation(level: str, folder: str, test: str, title: str, text: str) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytest_nriperf.baselines import Verdict
+from pytest_nriperf.report.verdicts import parted
 from pytest_nriperf.units import format_percent, format_seconds, format_text, format_value, short_path
 
 # How often a line is written where lines cannot be rewritten (a CI log), seconds.
@@ -167,32 +168,38 @@ def failure_message(verdicts: Sequence[Verdict], path: str, sides: tuple[str, st
 
     `sides` are the names of what is compared.
     """
-    lines, stored = [], sides == ("baseline", "now")
-    for verdict in verdicts:
+    own, shared = parted([list(_evidence(verdict, sides)) for verdict in verdicts])
+    lines = []
+    for verdict, texts in zip(verdicts, own, strict=True):
         simulated = " (SIMULATED)" if verdict.simulated else ""
         before, now = (format_value(value, verdict.unit) for value in (verdict.baseline, verdict.now))
         figures = f"{sides[0]} {before}, {sides[1]} {now}, change {change_text(verdict)}"
         lines.append(f"{verdict.metric} {verdict.outcome}{simulated}: {figures}")
-        sessions = f"{verdict.runs} runs against {verdict.baseline_runs} runs of {verdict.baseline_sessions} sessions"
-        lines.append(f"  {verdict.reason}; {sessions if stored else f'{verdict.runs} pairs of runs'}")
-        if verdict.normalised is not None:
-            lines.append(f"  normalised by the reference load: {format_percent(verdict.normalised, signed=True)}")
-        if verdict.session_spread is not None:
-            spread = format_percent(verdict.session_spread)
-            lines.append(f"  sessions differ by {spread} ({verdict.session_spread_source})")
-        if verdict.mde is not None:
-            lines.append(f"  smallest change that these runs detect: {format_percent(verdict.mde)}")
-        for title, differences in (("treatment", verdict.suspects), ("state", verdict.state_differences)):
-            if differences:
-                lines.append(
-                    f"  {title} since {'the baseline' if stored else sides[0]}: {', '.join(map(str, differences))}"
-                )
-        lines.extend(f"  warning: {text}" for text in verdict.warnings)
-        if verdict.explanation:
-            lines.append(f"  with it moved: {verdict.explanation}")
+        lines += [f"  {text}" for text in texts]
+    if shared:
+        lines += ["all of these:", *(f"  {text}" for text in shared)]
     lines += next_steps(verdicts)
     lines.append(f"recorded in {path}; look at it: nriperf show {shlex.quote(short_path(path))}")
     return "\n".join(map(format_text, lines))
+
+
+def _evidence(verdict: Verdict, sides: tuple[str, str]) -> Iterator[str]:
+    """What a verdict rests on, and what else may have caused it."""
+    stored = sides == ("baseline", "now")
+    sessions = f"{verdict.runs} runs against {verdict.baseline_runs} runs of {verdict.baseline_sessions} sessions"
+    yield f"{verdict.reason}; {sessions if stored else f'{verdict.runs} pairs of runs'}"
+    if verdict.normalised is not None:
+        yield f"normalised by the reference load: {format_percent(verdict.normalised, signed=True)}"
+    if verdict.session_spread is not None:
+        yield f"sessions differ by {format_percent(verdict.session_spread)} ({verdict.session_spread_source})"
+    if verdict.mde is not None:
+        yield f"smallest change that these runs detect: {format_percent(verdict.mde)}"
+    for title, differences in (("treatment", verdict.suspects), ("state", verdict.state_differences)):
+        if differences:
+            yield f"{title} since {'the baseline' if stored else sides[0]}: {', '.join(map(str, differences))}"
+    yield from (f"warning: {text}" for text in verdict.warnings)
+    if verdict.explanation:
+        yield f"with it moved: {verdict.explanation}"
 
 
 def next_steps(verdicts: Sequence[Verdict]) -> Iterator[str]:

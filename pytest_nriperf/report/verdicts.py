@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 
 from pytest_nriperf.baselines import OUTCOMES, Verdict
@@ -12,18 +13,29 @@ HEADINGS = ("metric", "baseline", "now", "change", "interval", "p", "MDE", "runs
 
 def verdict_table(verdicts: Sequence[Verdict]) -> Iterator[str]:
     """A heading a test, a line a metric, what there is to say beneath; a count at the end."""
-    rows = [cells(verdict) for verdict in verdicts]
-    widths = [max(map(len, column)) for column in zip(HEADINGS, *rows, strict=True)]
-    test = None
-    for verdict, row in zip(verdicts, rows, strict=True):
-        if verdict.test != test:
-            test = verdict.test
-            yield f"{printable(test)}{'  SIMULATED' if verdict.simulated else ''}"
-            yield "  " + _aligned(HEADINGS, widths)
-        yield "  " + _aligned(row, widths)
-        for text in remarks(verdict):
-            yield f"      {printable(text)}"
+    widths = [max(map(len, column)) for column in zip(HEADINGS, *map(cells, verdicts), strict=True)]
+    for test, group in itertools.groupby(verdicts, lambda verdict: verdict.test):
+        own = list(group)
+        yield f"{printable(test)}{'  SIMULATED' if any(verdict.simulated for verdict in own) else ''}"
+        yield "  " + _aligned(HEADINGS, widths)
+        told, shared = parted([list(remarks(verdict)) for verdict in own])
+        for verdict, texts in zip(own, told, strict=True):
+            yield "  " + _aligned(cells(verdict), widths)
+            yield from (f"      {printable(text)}" for text in texts)
+        yield from (f"  all: {printable(text)}" for text in shared)
     yield counted(verdicts)
+
+
+def parted(texts: Sequence[Sequence[str]]) -> tuple[list[list[str]], list[str]]:
+    """Of several lists of texts, what is each one's own, and what all have: that is said once.
+
+    >>> parted([["worse", "steal"], ["steal"]])
+    ([['worse'], []], ['steal'])
+    >>> parted([["worse", "steal"]])
+    ([['worse', 'steal']], [])
+    """
+    shared = [text for text in texts[0] if all(text in other for other in texts)] if len(texts) > 1 else []
+    return [[text for text in own if text not in shared] for own in texts], shared
 
 
 def cells(verdict: Verdict) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,3 +81,11 @@ def _sizes(balloon: Mapping[str, Any]) -> str:
     """What was allocated and what could be used of it."""
     replicas = len(balloon["granted"]["replicas"])
     return f"{replicas} × {balloon['sizes']}" if replicas > 1 else str(balloon["sizes"])
+
+
+def junit_properties(verdict: Verdict) -> Sequence[tuple[str, object]]:
+    """What reaches JUnit XML of one verdict."""
+    name = f"nriperf.{verdict.metric}"
+    found = [(f"{name}.verdict", verdict.outcome), (name, verdict.now), (f"{name}.unit", verdict.unit)]
+    optional = {"baseline": verdict.baseline, "change": verdict.effect, "p": verdict.p, "mde": verdict.mde}
+    return [*found, *((f"{name}.{key}", value) for key, value in optional.items() if value is not None)]

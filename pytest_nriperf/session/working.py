@@ -13,7 +13,7 @@ import signal
 import textwrap
 import threading
 from collections.abc import Generator as Steps
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from _pytest.outcomes import Failed
 
-from pytest_nriperf.baselines import BaselineStore, Verdict
+from pytest_nriperf.baselines import BaselineStore
 from pytest_nriperf.errors import BaselineError, NriperfError
 from pytest_nriperf.experiment.bench import Bench
 from pytest_nriperf.experiment.judging import accept_measurement, judge_measurement, remember_gate, settled
@@ -49,7 +49,7 @@ from pytest_nriperf.session.config import COLLECTED, CURRENT, SESSION, STEERING,
 from pytest_nriperf.session.gated import GatedTests, orphaned
 from pytest_nriperf.session.keeping import Keeper
 from pytest_nriperf.session.outputs import write_outputs
-from pytest_nriperf.session.summing import Result, summarised
+from pytest_nriperf.session.summing import Result, junit_properties, summarised
 from pytest_nriperf.session.sweeping import provisioner_of
 from pytest_nriperf.settings import Settings
 from pytest_nriperf.stats import suite_share
@@ -223,6 +223,11 @@ class NriSession:
             report.outcome, report.longrepr = "failed", "\n".join(filter(None, (report.longreprtext, unwritten)))
         if call.excinfo is not None and isinstance(call.excinfo.value, NriperfError) and report.failed:
             report.longrepr = str(call.excinfo.value)
+        if call.excinfo is not None and isinstance(call.excinfo.value, VerdictFailure):
+            # The short summary has one line a test, also where pytest would print all of them (CI=true).
+            crash: Any = getattr(report.longrepr, "reprcrash", None)
+            if crash is not None:
+                crash.message = str(call.excinfo.value).partition("\n")[0]
         self.gated.reported(report)
         return report
 
@@ -303,7 +308,7 @@ class NriSession:
                 except BaselineError as error:
                     unwritten = str(error)
             for verdict in result.judged.verdicts:
-                item.user_properties.extend(_properties(verdict))
+                item.user_properties.extend(junit_properties(verdict))
         return unwritten
 
     def _unseen(self) -> Unseen:
@@ -380,14 +385,6 @@ class _Nowhere:
 
     def ensure_newline(self) -> None:
         """Nothing to end."""
-
-
-def _properties(verdict: Verdict) -> Sequence[tuple[str, object]]:
-    """What reaches JUnit XML of one verdict."""
-    name = f"nriperf.{verdict.metric}"
-    found = [(f"{name}.verdict", verdict.outcome), (name, verdict.now), (f"{name}.unit", verdict.unit)]
-    optional = {"baseline": verdict.baseline, "change": verdict.effect, "p": verdict.p, "mde": verdict.mde}
-    return [*found, *((f"{name}.{key}", value) for key, value in optional.items() if value is not None)]
 
 
 @contextlib.contextmanager

@@ -100,11 +100,11 @@ def test_accept_shows_the_session_its_figures_and_the_changed_lines(
     assert main(["accept", steady(tmp_path, "s1"), "--diff"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "suites/test_chat.py::test_chat"
-    assert lines[1] == f"  {tmp_path / FILE}: 0 sessions accepted, 1 with this one"
+    assert lines[1] == f"  {FILE}: 0 sessions accepted, 1 with this one"
     assert lines[2] == "  + s1  2026-11-01  5 runs  abc123"
     assert any(line.startswith("  itl ") and line.endswith("missing") for line in lines)
-    assert f"+++ {tmp_path / FILE}" in lines
-    assert lines[-1] == f"1 of 1 accepted, written to {tmp_path / FILE}: commit it"
+    assert f"+++ {FILE}" in lines
+    assert lines[-1] == f"1 of 1 accepted; for a commit: git add {FILE}"
     assert stored(tmp_path) == ["s1"]
 
 
