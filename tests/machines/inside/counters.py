@@ -67,7 +67,8 @@ def measured(folder: Path, topology: Topology, node: int, runs: int = 2) -> Path
                 engine.stdin.flush()
                 stamps = [int(engine.stdout.readline()) for _ in range(TOKENS + 1)]
             assert sampler.cost["sampler_apart"] == 1
-            assert not [text for text in sampler.warnings if "proc" in text]
+            # Nothing failed; an emulated machine is slow, and it is right to say so.
+            assert not [text for text in sampler.warnings if "proc" in text and "slow" not in text]
             engine.stdin.write("\n")
         tokens = TokenEvents()
         tokens.add(0, 0, stamps, [0, *[1] * TOKENS])
