@@ -22,6 +22,8 @@ _MODULES = (
     *("netfs", "fscache", "9pnet", "9pnet_virtio", "9p", "overlay"),
 )
 
+# What the first program says first.
+UP = "machine is up"
 # busybox takes over as the first process, lays a writable layer over the host's files and runs one command in it.
 _INIT = """#!/bin/busybox sh
 export PATH=/bin
@@ -29,6 +31,7 @@ export PATH=/bin
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
+echo "machine is up" > /dev/ttyS0
 for module in $(cat /modules/order); do insmod /modules/$module.ko; done
 mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000,cache=loose,ro host /host
 mount -t tmpfs -o size=50% upper /upper
