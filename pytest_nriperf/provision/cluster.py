@@ -169,15 +169,15 @@ class Cluster:
             raise
 
     def delete(self, resource: Resource, name: str, namespace: str = "", *, uid: str = "", version: str = "") -> bool:
-        """Delete an object, pods with their own grace; False when it was gone. With `uid` only that very object, with
-        `version` only as it was read."""
+        """Delete an object, pods with their own grace; False when it was gone. With `uid` only that very object; with
+        `version` only as it was read, else ApiFailure with reason Conflict."""
         options: Json = {"apiVersion": "v1", "kind": "DeleteOptions"}
         if uid:
             options["preconditions"] = {"uid": uid, **({"resourceVersion": version} if version else {})}
         try:
             self._json(Call("DELETE", resource, namespace, name, body=options))
         except ApiFailure as error:
-            if error.status == 404 or (uid and error.reason == "Conflict"):
+            if error.status == 404 or (uid and not version and error.reason == "Conflict"):
                 return False
             raise
         return True

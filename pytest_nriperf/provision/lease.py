@@ -192,14 +192,17 @@ class NodeLease:
         self._look(found)
         if found is None or self.lost:
             return
-        if not self.inherited:
-            metadata = found["metadata"]
-            version = metadata["resourceVersion"]
-            self._cluster.delete(LEASES, self.name, self.namespace, uid=metadata["uid"], version=version)
-            return
-        spec = {key: value for key, value in found["spec"].items() if key != "holderIdentity"}
-        with contextlib.suppress(ApiFailure):
-            self._cluster.replace(LEASES, {**found, "spec": spec})
+        metadata = found["metadata"]
+        try:
+            if self.inherited:
+                spec = {key: value for key, value in found["spec"].items() if key != "holderIdentity"}
+                self._cluster.replace(LEASES, {**found, "spec": spec})
+            else:
+                as_read = {"uid": metadata["uid"], "version": metadata["resourceVersion"]}
+                self._cluster.delete(LEASES, self.name, self.namespace, **as_read)
+        except ApiFailure as error:
+            if error.reason not in ("Conflict", "NotFound"):
+                raise
 
 
 def lease_name(node: str) -> str:

@@ -122,14 +122,17 @@ class NodePolicy:
 
     def _no_plugin_pod(self) -> EnvironmentFault:
         install = f"helm install {PLUGIN} nri-plugins/{PLUGIN} -n {self.namespace}"
-        with contextlib.suppress(ApiFailure):
+        unseen = ""
+        try:
             if self._cluster.find(DAEMON_SETS, self.namespace, labels=f"app.kubernetes.io/name={PLUGIN}"):
                 return EnvironmentFault(
                     f"node {self.node}: the balloons plugin is installed, but its DaemonSet has no pod on this node",
                     f"let it run there (nodeSelector, tolerations): kubectl describe ds {PLUGIN} -n {self.namespace}",
                 )
+        except ApiFailure as error:
+            unseen = f"; whether it is installed cannot be seen: {error.fact}"
         return EnvironmentFault(
-            f"node {self.node}: no balloons plugin runs there (looked in namespace {self.namespace})",
+            f"node {self.node}: no balloons plugin runs there (looked in namespace {self.namespace}{unseen})",
             f"install it ({install}), or name its namespace in the profile (policy_namespace)",
         )
 
@@ -184,20 +187,22 @@ class NodePolicy:
         self._change(plans, session, instead=instead)
         self._outlive_ghosts(session)
 
-    def restore(self) -> bool:
-        """Put back what was there before a session changed it, also one that was killed; False when nothing is ours.
+    def restore(self, session: str = "") -> bool:
+        """Put back what was there before a session changed it, also one that was killed; with `session` only what that
+        one wrote: who took the node over has put it back, and may have written its own. False when there is nothing.
 
         Raises ProvisionError when the node does not follow it again.
         """
         for _ in range(10):
             found = self._cluster.get(POLICIES, f"node.{self.node}", self.namespace)
-            annotations = ((found or {}).get("metadata") or {}).get("annotations") or {}
-            if found is None or manifests.ORIGINAL not in annotations:
+            if found is None or not _written_by(found, session):
                 return False
-            original = json.loads(annotations[manifests.ORIGINAL])
+            metadata = found["metadata"]
+            original = json.loads(metadata["annotations"][manifests.ORIGINAL])
             try:
                 if original is None:
-                    self._cluster.delete(POLICIES, f"node.{self.node}", self.namespace, uid=found["metadata"]["uid"])
+                    as_read = {"uid": metadata["uid"], "version": metadata["resourceVersion"]}
+                    self._cluster.delete(POLICIES, metadata["name"], self.namespace, **as_read)
                     entry = self._fallen_back()
                 else:
                     entry = self._verdict(self._cluster.replace(POLICIES, _as_it_was(found, original)))
@@ -224,7 +229,7 @@ class NodePolicy:
             self._write(self._body(effective, [self._mark(session)], session, ""))
             self._outlive_ghosts(session)
         finally:
-            self.restore()
+            self.restore(session)
         if left := self._strange(effective, session, before):
             raise self._haunted(left)
 
@@ -239,7 +244,7 @@ class NodePolicy:
     def _change(self, plans: Sequence[TypePlan], session: str, *, instead: bool = False) -> None:
         """Our object with more types, and a new mark in place of the old one."""
         body = self._cluster.get(POLICIES, f"node.{self.node}", self.namespace)
-        if body is None or manifests.ORIGINAL not in (body["metadata"].get("annotations") or {}):
+        if body is None or not _written_by(body, session):
             raise ProvisionError(f"node {self.node}: its policy was replaced while we used it", "start again")
         types, stem = body["spec"].get("balloonTypes") or [], f"nriperf-{session}-"
         kept = [each for each in types if not (is_mark(each["name"]) or (instead and each["name"].startswith(stem)))]
@@ -274,7 +279,7 @@ class NodePolicy:
     def _put_back(self, session: str, before: Counter[str] | None, error: BaseException | None) -> None:
         """The end of a change. What led here is told, and told first."""
         try:
-            if self.restore() and not isinstance(error, HauntedError):
+            if self.restore(session) and not isinstance(error, HauntedError):
                 self.leave_no_ghosts(session, before)
         except NriperfError as second:
             if error is None:
@@ -345,6 +350,12 @@ class NodePolicy:
             f"node {self.node}: dead containers hold CPUs after its policy was changed: {', '.join(names)}",
             "delete their pods (completed Jobs), wait a minute and start again",
         )
+
+
+def _written_by(policy: Json, session: str) -> bool:
+    """Whether a policy is that of a session, of any when none is named."""
+    annotations = policy["metadata"].get("annotations") or {}
+    return manifests.ORIGINAL in annotations and session in ("", annotations.get(manifests.SESSION))
 
 
 def _original(own: Json | None) -> str:

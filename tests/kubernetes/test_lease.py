@@ -17,7 +17,7 @@ from pytest_nriperf.seams import Launch
 from tests.kubernetes.conftest import Make
 from tests.kubernetes.double.cluster import Cluster
 from tests.kubernetes.double.faults import Fault
-from tests.kubernetes.double.kinds import CONFIG_MAPS, LEASES, PODS, Json
+from tests.kubernetes.double.kinds import CONFIG_MAPS, LEASES, PODS, POLICIES, Json
 from tests.kubernetes.test_provisioner import run
 from tests.kubernetes.test_rights import USER, roles
 
@@ -166,6 +166,21 @@ def test_a_lease_that_was_taken_over_is_told_by_name_and_left_to_its_holder(clus
             pass
     assert cluster.leftovers() == ["leases/nriperf-xeon2"]
     assert stored(cluster)["spec"]["holderIdentity"] == "somebody@elsewhere process 1"
+
+
+def test_the_policy_of_who_took_the_node_over_is_not_touched(cluster: Cluster, make: Make) -> None:
+    provisioner = make(policy="manage")
+    with provisioner.session([BalloonSpec(cpus=2)]):
+        take_over(cluster)
+        theirs = {"nriperf/session": "other", "nriperf/original": "null"}
+
+        def replace(policy: Json) -> None:
+            policy["metadata"]["annotations"] = theirs
+
+        cluster.store.update(POLICIES, "node.xeon2", "kube-system", replace)
+        with pytest.raises(ProvisionError, match="was taken over"), provisioner.provision(BalloonSpec(cpus=4)):
+            pass
+    assert cluster.store.get(POLICIES, "node.xeon2", "kube-system")["metadata"]["annotations"] == theirs
 
 
 def test_a_lease_that_was_taken_over_at_the_very_end_is_left_to_its_holder(cluster: Cluster, make: Make) -> None:

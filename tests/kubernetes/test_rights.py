@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from pytest_nriperf.balloons import BalloonSpec
-from pytest_nriperf.errors import ProvisionError
+from pytest_nriperf.errors import EnvironmentFault, ProvisionError
 from pytest_nriperf.provision.api_errors import ROLES as API_ROLES
 from pytest_nriperf.provision.api_errors import ApiFailure
 from pytest_nriperf.provision.cluster import Cluster as Client
@@ -20,7 +20,7 @@ from pytest_nriperf.provision.rights import ANNOTATE, CLUSTER, MANAGE, Right, mi
 from pytest_nriperf.settings import NodeProfile
 from tests.kubernetes.conftest import Make
 from tests.kubernetes.double.cluster import Cluster
-from tests.kubernetes.double.kinds import Json
+from tests.kubernetes.double.kinds import PODS, Json
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
@@ -125,6 +125,16 @@ def test_a_failure_that_may_not_be_explained_says_why_not(cluster: Cluster, make
     )
     with pytest.raises(ProvisionError, match=told):
         make(token="t").observer()
+
+
+def test_a_plugin_that_is_missing_is_told_where_its_daemon_set_may_not_be_seen(cluster: Cluster, make: Make) -> None:
+    right = next(each for each in ANNOTATE if each.resource == "daemonsets")
+    cluster.access.add_user(USER, "t")
+    cluster.access.load(without(roles("annotate"), right, "list"))
+    cluster.store.remove(PODS, "nri-resource-policy-balloons-xeon2", "kube-system")
+    told = r"no balloons plugin runs there .*cannot be seen: .* may not list daemonsets.apps in namespace kube-system"
+    with pytest.raises(EnvironmentFault, match=told), make(token="t").session([]):
+        pass
 
 
 @pytest.mark.parametrize(
