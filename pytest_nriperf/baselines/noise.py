@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,44 +40,47 @@ class KnownSessions:
         return SessionMeans(tuple(means[at] for at in kept), tuple(runs[at] for at in kept), self.means.within)
 
 
+# Metric -> text of the key that the sessions were measured with -> these sessions.
+Groups = Mapping[str, Mapping[str, KnownSessions]]
+
+
 @dataclass(frozen=True)
 class NodeNoise:
-    """Sessions of unchanged code on one node, by metric and the text of the key that they were measured with.
+    """Sessions of unchanged code on one node: of its noise check of the day `when`, or else the accepted ones.
 
-    `when` is the day of the noise check, empty when nobody made one and these are the accepted sessions.
+    Beside a noise check, `accepted` are the accepted sessions.
     """
 
     node: str
-    groups: Mapping[str, Mapping[str, KnownSessions]] = field(default_factory=dict)
+    groups: Groups = field(default_factory=dict)
     when: str = ""
+    accepted: Groups = field(default_factory=dict)
 
     def spread(self, metric: str, key: BaselineKey, counted: Set[str] = frozenset()) -> SessionSpread | None:
         """What is known for a metric of a test: of that very test, else guessed from others, else None.
 
         `counted` are sessions that tell already, on one of the two sides: nothing counts twice.
         """
-        groups = dict(self.groups.get(metric, {}))
-        own = groups.pop(str(key), None)
+        checked = self.groups.get(metric, {})
+        tests = {**self.accepted.get(metric, {}), **checked}
+        own = tests.pop(str(key), None)
         left = None if own is None else own.without(counted)
         if left is not None and len(left.means) >= ENOUGH_SESSIONS:
-            return SessionSpread((left,), source=f"{self.origin}, {len(left.means)} of this test")
-        return self._borrowed([group.means for group in groups.values()])
+            origin = f"noise check of {self.when}" if self.when and str(key) in checked else "accepted sessions"
+            return SessionSpread((left,), source=f"{origin}, {len(left.means)} of this test")
+        return _borrowed([test.means for test in tests.values()])
 
-    @property
-    def origin(self) -> str:
-        """Where the sessions come from, in words."""
-        return f"noise check of {self.when}" if self.when else "accepted sessions"
 
-    def _borrowed(self, groups: Sequence[SessionMeans]) -> SessionSpread | None:
-        """A guess by the most restless of other tests, None without any."""
-        if not groups:
-            return None
-        worst = max((SessionSpread((group,)) for group in groups), key=SessionSpread.typical)
-        return SessionSpread(
-            guess=max(LEAST_BORROWED, worst.typical()),
-            guess_degrees=min(MOST_BORROWED, worst.degrees),
-            source=f"{self.origin}, the most restless of {len(groups)} other tests",
-        )
+def _borrowed(tests: Sequence[SessionMeans]) -> SessionSpread | None:
+    """A guess by the most restless of other tests, None without any."""
+    if not tests:
+        return None
+    worst = max((SessionSpread((means,)) for means in tests), key=SessionSpread.typical)
+    return SessionSpread(
+        guess=max(LEAST_BORROWED, worst.typical()),
+        guess_degrees=min(MOST_BORROWED, worst.degrees),
+        source=f"the most restless of {len(tests)} other tests of this node",
+    )
 
 
 def measured_noise(node: str, sessions: Mapping[BaselineKey, Iterable[SessionRecord]], when: str = "") -> NodeNoise:
@@ -95,16 +98,15 @@ def measured_noise(node: str, sessions: Mapping[BaselineKey, Iterable[SessionRec
 
 
 def load_noise(store: BaselineStore) -> NodeNoise:
-    """The node's noise check, else what its accepted sessions tell; empty when there is nothing."""
+    """The node's noise check and its accepted sessions; empty when there is nothing."""
     path = noise_path(store)
-    if path.exists():
-        return _decode(read_json(path), path)
     sessions: dict[BaselineKey, tuple[SessionRecord, ...]] = {}
     for file in sorted(path.parent.rglob("*.json")) if path.parent.is_dir() else []:
         document = read_json(file)
         if bool(document.get("simulated")) == store.simulated and "tests" in document:
             sessions |= {key: _newest(baseline) for key, baseline in decode(document, file).items()}
-    return measured_noise(store.node, sessions)
+    accepted = measured_noise(store.node, sessions)
+    return replace(_decode(read_json(path), path), accepted=accepted.groups) if path.exists() else accepted
 
 
 def save_noise(store: BaselineStore, noise: NodeNoise) -> Path:

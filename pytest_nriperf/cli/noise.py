@@ -49,6 +49,8 @@ def run(options: argparse.Namespace) -> int:
     """Measure where asked, analyse, print, keep where asked."""
     if not 0 < options.alpha < 1:
         raise UsageError(f"--alpha {options.alpha} is not between 0 and 1", "write for example 0.05")
+    if options.save and not (options.sessions or options.folders):
+        raise UsageError("--save has nothing to keep", "name sessions, or measure some: --sessions 10 -- TESTS")
     settings = settings_here(options.baselines)
     if options.sessions:
         with tempfile.TemporaryDirectory(prefix="nriperf-noise-") as folder:

@@ -72,7 +72,7 @@ def test_another_tests_noise_is_a_guess_of_few_degrees() -> None:
     assert spread is not None
     assert spread.degrees == MOST_BORROWED
     assert (spread.evidence, spread.guess) == ((), LEAST_BORROWED)
-    assert spread.source == "noise check of 2026-11-24, the most restless of 1 other tests"
+    assert spread.source == "the most restless of 1 other tests of this node"
 
 
 def test_of_several_other_tests_the_most_restless_one_is_believed() -> None:
@@ -82,6 +82,20 @@ def test_of_several_other_tests_the_most_restless_one_is_believed() -> None:
     assert alone is not None
     assert among is not None
     assert among.guess == alone.guess > LEAST_BORROWED
+
+
+def test_a_restless_test_is_believed_although_the_noise_check_left_it_out(tmp_path: Path) -> None:
+    store = BaselineStore(tmp_path, "xeon1")
+    save_noise(store, measured_noise("xeon1", {CHAT: sessions(20, 0.01)}, "2026-11-24"))
+    restless = BaselineKey("test_restless", "cpus=1", "m", "w")
+    for one in sessions(6, 0.2):
+        store.append("suites/test_restless.py", restless, one)
+    spread = load_noise(store).spread("itl", LONG)
+    assert spread is not None
+    assert spread.guess > 0.1
+    own = load_noise(store).spread("itl", restless)
+    assert own is not None
+    assert own.source == "accepted sessions, 6 of this test"
 
 
 def test_without_a_check_the_accepted_sessions_of_other_tests_tell(tmp_path: Path) -> None:

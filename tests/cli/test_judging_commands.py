@@ -257,6 +257,13 @@ def test_noise_shows_what_the_accepted_sessions_tell(tmp_path: Path, capsys: pyt
     assert found["metrics"][0]["sessions"] == 4
 
 
+def test_accepted_sessions_are_not_kept_as_a_noise_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    accepted(tmp_path, 4)
+    assert main(["noise", "--save"]) == 2
+    assert "--sessions 10 -- TESTS" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("noise.json"))
+
+
 def test_noise_without_anything_names_the_next_step(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["noise"]) == 2
     assert "nriperf noise --sessions" in capsys.readouterr().err
