@@ -38,7 +38,9 @@ def test_pyproject_and_own_file_are_read_alike(tmp_path: Path) -> None:
 
 def test_a_node_profile_is_read_whole(tmp_path: Path) -> None:
     written(
-        tmp_path, "[nodes.xeon1]\nimage = 'python:3.12'\npolicy = 'manage'\nballoon-types = {paired = 'dedicated-cpus'}"
+        tmp_path,
+        "[nodes.xeon1]\nimage = 'python:3.12'\npolicy = 'manage'\nballoon-types = {paired = 'dedicated-cpus'}\n"
+        "resources = {'example.com/device' = 1}\ntolerations = [{key = 'k', operator = 'Exists'}]\nshared = true",
     )
     profile = read_settings(tmp_path).nodes["xeon1"]
     assert (profile.image, profile.policy, profile.balloon_types["paired"]) == (
@@ -46,6 +48,8 @@ def test_a_node_profile_is_read_whole(tmp_path: Path) -> None:
         "manage",
         "dedicated-cpus",
     )
+    assert profile.resources == {"example.com/device": "1"}
+    assert (profile.tolerations, profile.shared) == (({"key": "k", "operator": "Exists"},), True)
 
 
 @pytest.mark.parametrize(
@@ -60,6 +64,21 @@ def test_a_node_profile_is_read_whole(tmp_path: Path) -> None:
         ("alpha = [", "cannot be read"),
         ("[nodes.a]\nimagee = 'x'", "did you mean 'image'"),
         ("[nodes.a]\npolicy = 'own'", "no policy mode"),
+        ("[nodes.a]\nshared = 'yes'", "node profile a: shared = 'yes' has the wrong form; write true or false"),
+        ("[nodes.a]\nnamespace = 3", "namespace = 3 has the wrong form; write text in quotes"),
+        ("[nodes.a]\ntolerations = {key = 'k'}", "write a list of tables"),
+        ("[nodes.a]\ntolerations = ['k']", "write a list of tables"),
+        ("[nodes.a]\nballoon-types = 'x'", "write a table of texts"),
+        ("[nodes.a]\nballoon-types = {pared = 'x'}", "a type for 'pared'; the kinds are paired, spread, hidden"),
+        ("[nodes.a]\nmemory-limit = '64 GB'", "memory_limit = '64 GB' is no quantity"),
+        ("[nodes.a]\nresources = {gpu = 'one'}", "gpu = 'one' is no quantity"),
+        ("[nodes.a]\nmodel-claim = 'weights'", "model_path = '' is no place to mount the model at"),
+        (
+            "[nodes.a]\nmodel-path = '/m'\nmodel-claim = 'a'\nmodel-host-path = '/b'",
+            "both model_claim and model_host_path",
+        ),
+        ("nodes = 3", "nodes is no table"),
+        ("[nodes]\na = 3", "node profile a is no table"),
         ("reserved = '3-1'", "runs backwards"),
         ("collect = {}", "collect = {} is no text"),
         ("sample-hz = 50", "not in 0..10"),

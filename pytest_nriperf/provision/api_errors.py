@@ -46,8 +46,7 @@ def api_failure(status: int, answer: bytes, title: str, name: str, namespace: st
         return not_installed(title, namespace)
     subject = f"{title} {name}".strip()
     if status == 401:
-        next_step = "check `kubectl auth whoami`: the token or certificate has expired or is of another cluster"
-        return ApiFailure("the cluster does not accept our credentials", next_step, status=401, reason="Unauthorized")
+        return _unknown("does not accept our credentials")
     if status == 403:
         return forbidden(message, namespace)
     message = message.rpartition("strict decoding error: ")[2] if "strict decoding error" in message else message
@@ -58,6 +57,13 @@ def api_failure(status: int, answer: bytes, title: str, name: str, namespace: st
     ]
     text = "; ".join(causes) if causes and status == 422 else message or f"HTTP {status}"
     return ApiFailure(f"{subject}: {text[:600]}", _mended(status, message), status=status, reason=reason)
+
+
+def _unknown(what: str) -> ApiFailure:
+    next_step = (
+        "check `kubectl auth whoami`: the token or certificate has expired, is of another cluster or was not had"
+    )
+    return ApiFailure(f"the cluster {what}", next_step, status=401, reason="Unauthorized")
 
 
 def _mended(status: int, message: str) -> str:
@@ -93,6 +99,8 @@ def forbidden(message: str, namespace: str = "") -> ApiFailure:
             f"forbidden: {message}", _admitted(message, namespace or "NAMESPACE"), status=403, reason="Forbidden"
         )
     user, verb, resource, group, where = match.groups()
+    if user == "system:anonymous":
+        return _unknown("takes us for nobody: our kubeconfig gave it no credentials")
     found = re.search(r'in the namespace "([^"]+)"', where)
     at = f"in namespace {found[1]}" if found else "in the whole cluster"
     what = f"{resource}.{group}" if group else resource

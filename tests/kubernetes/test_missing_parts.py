@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from pytest_nriperf.errors import EnvironmentFault, ProvisionError, SettingsError
 from pytest_nriperf.provision.kubernetes import kubernetes_provisioner
@@ -20,6 +22,57 @@ def test_without_a_kubeconfig_the_way_to_one_is_told(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "nothing"))
     with pytest.raises(SettingsError, match=r"no cluster is configured.*set KUBECONFIG, .*kubectl get nodes"):
         kubernetes_provisioner("xeon2", Settings())
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "hello",
+        "- a\n- b\n",
+        "contexts: [",
+        "apiVersion: v1\nkind: Config\n",
+        "current-context: a\ncontexts: [{name: a, context: {cluster: c, user: u}}]\n",
+    ],
+    ids=["empty", "a word", "a list", "broken", "without contexts", "without its cluster"],
+)
+def test_a_file_that_is_no_kubeconfig_is_told_without_a_traceback(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: str
+) -> None:
+    (tmp_path / "config").write_text(content)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
+    with pytest.raises(SettingsError, match=r"no cluster is configured: .*set KUBECONFIG"):
+        kubernetes_provisioner("xeon2", Settings())
+
+
+def test_credentials_that_cannot_be_had_are_told(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = cluster.kubeconfig()
+    document = yaml.safe_load(path.read_text())
+    plugin = {"apiVersion": "client.authentication.k8s.io/v1", "command": "/no/such/plugin"}
+    document["users"][0]["user"] = {"exec": plugin}
+    path.write_text(yaml.safe_dump(document))
+    monkeypatch.setenv("KUBECONFIG", str(path))
+    with pytest.raises(ProvisionError, match=r"takes us for nobody: .*kubectl auth whoami"):
+        kubernetes_provisioner("xeon2", Settings())
+
+
+@pytest.mark.parametrize("context", ["", "double"])
+def test_pods_run_in_the_namespace_of_the_context_unless_the_profile_names_one(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, context: str
+) -> None:
+    path = cluster.kubeconfig()
+    document = yaml.safe_load(path.read_text())
+    document["contexts"][0]["context"]["namespace"] = "perf"
+    if context:
+        # A profile's context needs no current one.
+        del document["current-context"]
+    path.write_text(yaml.safe_dump(document))
+    monkeypatch.setenv("KUBECONFIG", str(path))
+    for given, used in (("", "perf"), ("other", "other")):
+        nodes = {"xeon2": NodeProfile(name="xeon2", context=context, namespace=given)}
+        with contextlib.closing(kubernetes_provisioner("xeon2", Settings(nodes=nodes))) as found:
+            assert found.profile.namespace == used
+            assert found.cluster.context == "double"
 
 
 def test_an_unknown_context_is_named(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
