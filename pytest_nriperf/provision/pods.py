@@ -18,6 +18,21 @@ _NO_ROOM = "no suitable balloon instance available"
 _IMAGE = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable")
 
 
+# What the scheduler says of its nodes, and what helps.
+_UNSCHEDULABLE = (
+    ("Insufficient cpu", "free CPUs on the node, or ask for fewer: system pods and system-reserved CPUs count too"),
+    ("Insufficient memory", "free memory on the node, or lower memory_limit of the profile"),
+    ("persistentvolumeclaim", "check model_claim of the profile: the claim must be in its namespace, and be bound"),
+    ("untolerated taint", "give the profile tolerations"),
+    ("were unschedulable", "it is cordoned: kubectl uncordon {node}"),
+)
+_DISRUPTED = {
+    "EvictionByEvictionAPI": "somebody drains the node: wait until it is back",
+    "PreemptionByScheduler": "pods of a higher priority need its room: measure when they are gone",
+    "DeletionByTaintManager": "the node got a taint: give the profile tolerations, or see what is wrong with it",
+}
+
+
 @dataclass(frozen=True)
 class Patience:
     """How long to wait for what, seconds. A balloon that is taken may come free after the runtime's garbage collection
@@ -128,24 +143,33 @@ def _trouble(pod: Json | None, node: str, patience: Patience) -> Trouble:
         return Trouble("is gone: somebody deleted it, or its node was lost", "start again", patience.silence / 10)
     name, namespace = pod["metadata"]["name"], pod["metadata"]["namespace"]
     status, state = pod.get("status") or {}, _state(pod)
-    if "deletionTimestamp" in pod["metadata"]:
-        return Trouble("is being deleted by somebody else", "start again", 0)
     if status.get("reason"):
         return _refused(str(status["reason"]), str(status.get("message", "")), node)
+    killed = state.get("terminated", {}).get("reason") == "OOMKilled"
+    if "deletionTimestamp" in pod["metadata"] and not killed:
+        return _being_deleted(status, node)
     if "terminated" in state:
         return _ended(state["terminated"], name, namespace)
     if "waiting" in state:
         return _waiting(state["waiting"], name, namespace, patience)
     for condition in status.get("conditions") or []:
         if condition.get("type") == "PodScheduled" and condition.get("reason") == "Unschedulable":
-            return Trouble(
-                f"cannot be scheduled on node {node}: {condition.get('message')}",
-                "free CPUs on the node, ask for fewer, or give the profile tolerations",
-                patience.schedule,
-            )
+            message = str(condition.get("message"))
+            step = next((step for word, step in _UNSCHEDULABLE if word in message), _describe(name, namespace))
+            return Trouble(f"cannot be scheduled on node {node}: {message}", step.format(node=node), patience.schedule)
     return Trouble(
         f"is not taken up by kubelet (phase {status.get('phase')})", "see kubectl get nodes", patience.silence
     )
+
+
+def _being_deleted(status: Json, node: str) -> Trouble:
+    """Kubernetes says in a condition why it takes a pod away; people do not."""
+    for condition in status.get("conditions") or []:
+        if condition.get("type") == "DisruptionTarget" and condition.get("status") == "True":
+            reason = str(condition.get("reason"))
+            fact = f"is taken away ({reason}: {condition.get('message')})"
+            return Trouble(fact, _DISRUPTED.get(reason, f"see kubectl describe node {node}"), 0)
+    return Trouble("is being deleted by somebody else", "start again", 0)
 
 
 def _refused(reason: str, message: str, node: str) -> Trouble:
@@ -187,7 +211,8 @@ def _waiting(waiting: Json, name: str, namespace: str, patience: Patience) -> Tr
         step = "other balloons or pods hold the CPUs, or the type's maxBalloons is reached: free them, or ask for less"
         return Trouble(f"fits into no balloon: {own_words}", step, patience.balloon)
     if "no balloon for annotation" in message:
-        step = "the type is not in the node's policy: mend balloon_types of the profile"
+        step = "the type is not in the policy that the node follows: mend balloon_types of the profile, or see with "
+        step += "nriperf doctor --node whether the plugin rejects the policy"
         return Trouble(f"names an unknown balloon type: {own_words}", step, patience.silence / 10)
     if reason in ("CreateContainerError", "CreateContainerConfigError", "RunContainerError"):
         return Trouble(f"cannot be created ({reason}): {message}", _describe(name, namespace), patience.silence / 4)
