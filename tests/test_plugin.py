@@ -675,3 +675,23 @@ def test_an_interrupt_says_where_it_was_and_that_finished_runs_are_kept(
     conftest.write_text(conftest.read_text().replace("next(RUNS) == 3", "False"))
     run(suite, "--nri-runs=4..9", "--nri-resume").assert_outcomes(passed=1)
     assert len(list(suite.path.glob(".nriperf/*/session.json"))) == 1
+
+
+def test_a_file_that_cannot_be_written_loses_nothing_else_and_fails_the_session(
+    suite: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(suite.path / "no/page.md"))
+    result = run(
+        suite, "--nri-runs=1", "--nri-json=test_perf.py/x", "--nri-report=test_perf.py/y", "--nri-summary=s.md"
+    )
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "error: verdicts: test_perf.py/x cannot be written (*); name another file",
+            "error: report: test_perf.py/y cannot be written (*); name another file",
+            "summary written to s.md",
+            "error: summary: no/page.md cannot be written (No such file or directory); name another file",
+        ]
+    )
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    assert "Traceback" not in result.stdout.str() + result.stderr.str()

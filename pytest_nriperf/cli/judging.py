@@ -53,11 +53,12 @@ def print_verdicts(
     verdicts: Sequence[Verdict], options: argparse.Namespace, *, node: str = "", facts: Mapping[str, Any] | None = None
 ) -> int:
     """Print a table or JSON; the exit status."""
+    status = exit_status(verdicts, options)
     if options.json:
         print(verdict_document(verdicts, node=node, facts=facts))
     else:
         print("\n".join(verdict_table(verdicts)))
-    return exit_status(verdicts, options)
+    return status
 
 
 def exit_status(verdicts: Sequence[Verdict], options: argparse.Namespace) -> int:

@@ -49,6 +49,7 @@ from pytest_nriperf.session.config import COLLECTED, CURRENT, SESSION, STEERING,
 from pytest_nriperf.session.gated import GatedTests, orphaned
 from pytest_nriperf.session.keeping import Keeper
 from pytest_nriperf.session.outputs import write_outputs
+from pytest_nriperf.session.screen import Screen
 from pytest_nriperf.session.summing import Result, junit_properties, summarised
 from pytest_nriperf.session.sweeping import provisioner_of
 from pytest_nriperf.settings import Settings
@@ -88,11 +89,11 @@ class NriSession:
         self._benches: dict[str, Bench] = {}
         self.keeper = Keeper()
         self._judged_now: dict[Path, Result] = {}
+        self._lost = False
         self.gated = GatedTests(self.config.stash.get(COLLECTED, Collected()).gated)
         self._undo = contextlib.ExitStack()
-        self._reporter: Any = self.config.pluginmanager.get_plugin("terminalreporter")
-        terminal = bool(self._reporter and self._reporter.isatty and not os.environ.get("CI"))
-        self.progress = ProgressLine(self._write, self._fresh_line, terminal=terminal)
+        screen = Screen(self.config)
+        self.progress = ProgressLine(screen.write, screen.fresh_line, terminal=screen.terminal)
         self._undo.callback(self.progress.clear)
         self._undo.enter_context(_terminated_like_interrupted())
 
@@ -241,12 +242,15 @@ class NriSession:
         if item.session.shouldstop or item.session.shouldfail:
             self.break_off()
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """What was stopped between tests can be resumed too."""
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> Steps[None, None, None]:
+        """What was stopped between tests can be resumed too; a session of which something is lost has failed."""
         self.gated.selected = {item.nodeid for item in session.items}
         if session.shouldstop or session.shouldfail:
             self.break_off()
+        yield
+        if self._lost and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """The table people look at."""
@@ -273,7 +277,7 @@ class NriSession:
         steering = self._steering
         left_out = steering.left_out if steering is not None else []
         paths = list(dict.fromkeys([*paths, *(steering.paths if steering is not None else ())]))
-        for line in write_outputs(
+        for written in write_outputs(
             verdicts,
             self.settings,
             os.environ,
@@ -282,7 +286,8 @@ class NriSession:
             recordings=paths,
             left_out=left_out,
         ):
-            terminalreporter.line(line)
+            terminalreporter.line(written.text, red=written.lost)
+            self._lost = self._lost or written.lost
 
     # -------------------------------------------------------------------------------------------------- inside
 
@@ -355,36 +360,6 @@ class NriSession:
                 "run without -n (or with -n 1), or one pytest a node",
                 pytrace=False,
             )
-
-    def _write(self, text: str) -> None:
-        with self._seen() as reporter:
-            reporter.write(text, flush=True)
-
-    def _fresh_line(self) -> None:
-        with self._seen() as reporter:
-            reporter.ensure_newline()
-
-    @contextlib.contextmanager
-    def _seen(self) -> Iterator[Any]:
-        """The terminal, while pytest does not capture what is written to it."""
-        capture: Any = self.config.pluginmanager.get_plugin("capturemanager")
-        if self._reporter is None or self.config.get_verbosity() < 0:
-            yield _Nowhere()
-        elif capture is None:
-            yield self._reporter
-        else:
-            with capture.global_and_fixture_disabled():
-                yield self._reporter
-
-
-class _Nowhere:
-    """Where progress goes when nobody wants to see it (pytest -q)."""
-
-    def write(self, text: str, *, flush: bool) -> None:
-        """Forget it."""
-
-    def ensure_newline(self) -> None:
-        """Nothing to end."""
 
 
 @contextlib.contextmanager
