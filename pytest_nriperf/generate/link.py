@@ -187,7 +187,7 @@ class Link:
             self._fail(
                 WorkerError(
                     f"{self.name} has said nothing for {silent:.0f} s (last: {self.stage}), it hangs",
-                    "look at what the node does (swap, a stopped process), or raise the limit",
+                    "look at what the node does (swap, a stopped process)",
                 )
             )
 

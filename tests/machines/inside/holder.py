@@ -14,6 +14,7 @@ from pytest_nriperf.balloons import BalloonSpec
 from pytest_nriperf.generate.models import parse_model
 from pytest_nriperf.generate.process import WorkerGenerator
 from pytest_nriperf.provision.local import LocalProvisioner
+from tests.machines.inside.kernel_view import PATIENCE_S
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:
@@ -25,7 +26,7 @@ def hold() -> None:
     node = LocalProvisioner()
     spec = BalloonSpec(cpus=1, hyperthreads="spread", replicas=2)
     with node.session([spec]), node.provision(spec) as grant:
-        generator = WorkerGenerator(parse_model("sim:itl=5ms"))
+        generator = WorkerGenerator(parse_model("sim:itl=5ms"), silence_s=PATIENCE_S)
         try:
             infos = generator.load(grant)
             print(*(info.pid for info in infos), flush=True)

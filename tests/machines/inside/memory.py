@@ -23,7 +23,7 @@ from tests.memory_group import memory_group
 def test_a_model_that_is_larger_than_its_numa_node_is_told(fact: Callable[[str], None]) -> None:
     node = LocalProvisioner()
     with node.session([]), node.provision(BalloonSpec(cpus=2)) as grant:
-        generator = WorkerGenerator(parse_model(f"sim:memory={SNC2.node_mib + 64}Mi"), silence_s=600.0)
+        generator = WorkerGenerator(parse_model(f"sim:memory={SNC2.node_mib + 64}Mi"), silence_s=kernel.PATIENCE_S)
         try:
             with pytest.raises(MemoryFault) as caught:
                 generator.load(grant)

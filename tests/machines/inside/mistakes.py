@@ -28,7 +28,7 @@ def loaded(model: str, spec: BalloonSpec) -> Iterator[tuple[Grant, WorkerInfo]]:
     """A simulated engine in a balloon of one replica."""
     node = LocalProvisioner()
     with node.session([spec]), node.provision(spec) as grant:
-        generator = WorkerGenerator(parse_model(model))
+        generator = WorkerGenerator(parse_model(model), silence_s=kernel.PATIENCE_S)
         try:
             yield grant, generator.load(grant)[0]
         finally:
@@ -37,7 +37,7 @@ def loaded(model: str, spec: BalloonSpec) -> Iterator[tuple[Grant, WorkerInfo]]:
 
 def shell(grant: Grant, code: bytes) -> WorkerStream:
     stream = grant.start_worker(0, Launch(code, python="/bin/sh"))
-    assert stream.receive(60.0) == b"ready\n", stream.close()
+    assert stream.receive(kernel.PATIENCE_S) == b"ready\n", stream.close()
     return stream
 
 
@@ -74,29 +74,32 @@ input()
 """
 
 
-@for_machines(USER, shape=lambda shape: shape.nodes > 1)
-def test_memory_that_was_touched_before_it_was_bound_is_named_with_its_node() -> None:
+@contextlib.contextmanager
+def balloon_and_other_memory() -> Iterator[tuple[Grant, frozenset[int], int]]:
+    """A balloon of two CPUs, the NUMA nodes of its memory, and another one that has memory."""
     node = LocalProvisioner()
     with node.session([]), node.provision(BalloonSpec(cpus=2)) as grant:
         wanted = kernel.nodes_of(grant.placement.replicas[0].visible) & kernel.has_memory()
-        other = max(kernel.has_memory() - wanted)
+        yield grant, wanted, max(kernel.has_memory() - wanted)
+
+
+@for_machines(USER, shape=lambda shape: shape.nodes > 1)
+def test_memory_that_was_touched_before_it_was_bound_is_named_with_its_node() -> None:
+    with balloon_and_other_memory() as (grant, wanted, other):
         code = _TOUCHED_BEFORE.format(other=other, home=min(wanted))
         stream = grant.start_worker(0, Launch(code.encode()))
-        assert stream.receive(60.0) == b"ready\n", stream.close()
+        assert stream.receive(kernel.PATIENCE_S) == b"ready\n", stream.close()
         with pytest.raises(NotHonouredError, match=rf"MiB on NUMA node {other}, bound to {format_cpus(wanted)}"):
             grant.verify(0, stream)
 
 
 @for_machines(ROOT, shape=lambda shape: shape.nodes > 1)
 def test_in_a_cgroup_memory_cannot_be_bound_elsewhere() -> None:
-    node = LocalProvisioner()
-    with node.session([]), node.provision(BalloonSpec(cpus=2)) as grant:
-        wanted = kernel.nodes_of(grant.placement.replicas[0].visible) & kernel.has_memory()
-        other = max(kernel.has_memory() - wanted)
+    with balloon_and_other_memory() as (grant, _, other):
         code = f"exec numactl --membind={other} sh -c 'echo ready; read line'\n"
         stream = grant.start_worker(0, Launch(code.encode(), python="/bin/sh"))
         # The engine never starts, instead of running with far memory, and numactl's own words say why.
-        assert stream.receive(60.0) == f"<{other}> is invalid\n".encode()
+        assert stream.receive(kernel.PATIENCE_S) == f"<{other}> is invalid\n".encode()
         assert re.match(r"ended with status [1-9]", stream.close())
 
 
@@ -176,7 +179,7 @@ def test_an_engine_with_a_thread_per_cpu_of_the_machine_is_named(shape: Shape) -
     node, work = LocalProvisioner(), Work((Prompt("p", tokens=2),), max_new_tokens=2)
     for threads, words in ((shape.cpus, f"computes with {shape.cpus} threads, its balloon shows 2 CPUs"), (2, "")):
         with node.session([]), node.provision(BalloonSpec(cpus=2, hyperthreads="spread")) as grant:
-            generator = WorkerGenerator(parse_model(f"sim:itl=5ms,threads={threads}"))
+            generator = WorkerGenerator(parse_model(f"sim:itl=5ms,threads={threads}"), silence_s=kernel.PATIENCE_S)
             try:
                 generator.load(grant)
                 warnings = [line for line in generator.measure(work, lambda _: None).warnings if "threads" in line]

@@ -75,7 +75,7 @@ def check(grant: Grant) -> None:
     ]
     taken: set[int] = set()
     for number, (replica, stream) in enumerate(zip(placement.replicas, streams, strict=True)):
-        assert stream.receive(60.0) == b"ready\n", stream.close()
+        assert stream.receive(kernel.PATIENCE_S) == b"ready\n", stream.close()
         check_cpus(placement.spec, replica)
         assert not taken & replica.allocated, "replicas share CPUs"
         taken |= replica.allocated
@@ -165,7 +165,7 @@ def test_where_the_controller_is_in_version_1_replicas_are_confined_there(shape:
                 assert grant.mechanism == "cgroup v1 cpuset"
                 for number, replica in enumerate(grant.placement.replicas):
                     stream = grant.start_worker(number, Launch(_TOUCH, python="/bin/sh"))
-                    assert stream.receive(60.0) == b"ready\n"
+                    assert stream.receive(kernel.PATIENCE_S) == b"ready\n"
                     assert stream.pid is not None
                     folder = mount / Path(f"/proc/{stream.pid}/cpuset").read_text().strip().strip("/")
                     assert folder.name.startswith("nriperf-")
@@ -224,7 +224,8 @@ def simulated(shape: Shape) -> Iterator[Combination]:
 
 def measure(grant: Grant) -> None:
     """A run whose workers the kernel sees where they belong, before and after."""
-    with contextlib.closing(WorkerGenerator(parse_model("sim:itl=5ms,ttft=5ms,memory=8Mi"))) as generator:
+    model = parse_model("sim:itl=5ms,ttft=5ms,memory=8Mi")
+    with contextlib.closing(WorkerGenerator(model, silence_s=kernel.PATIENCE_S)) as generator:
         infos = generator.load(grant)
         replicas = grant.placement.replicas
         assert [info.replica for info in infos] == list(range(len(replicas)))

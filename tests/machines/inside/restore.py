@@ -22,7 +22,6 @@ from tests.machines.inside import kernel_view as kernel
 from tests.machines.selection import ROOT, for_machines
 
 _HOLDER = [sys.executable, "-m", "tests.machines.inside.holder"]
-_PATIENCE_S = 30.0
 
 
 @contextlib.contextmanager
@@ -50,7 +49,7 @@ def gone(pids: list[int]) -> bool:
 
 def soon(holds: Callable[[], bool]) -> bool:
     """Whether something comes to hold."""
-    deadline = time.monotonic() + _PATIENCE_S
+    deadline = time.monotonic() + kernel.PATIENCE_S
     while not holds():
         if time.monotonic() > deadline:
             return False
@@ -162,7 +161,7 @@ def test_a_delegated_group_of_an_ordinary_user_confines_too() -> None:
 def test_a_balloon_outside_a_session_is_bound_by_affinity_alone() -> None:
     with LocalProvisioner().provision(BalloonSpec(cpus=1, hyperthreads="spread")) as grant:
         stream = grant.start_worker(0, Launch(b"echo ready; read line", python="/bin/sh"))
-        assert stream.receive(_PATIENCE_S) == b"ready\n"
+        assert stream.receive(kernel.PATIENCE_S) == b"ready\n"
         assert grant.mechanism == "affinity"
         assert stream.pid is not None
         assert kernel.allowed(stream.pid) == [grant.placement.replicas[0].visible]

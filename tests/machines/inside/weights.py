@@ -39,7 +39,9 @@ def test_private_weights_are_local_and_shared_ones_are_not(
     with node.session([]):
         for weights in ("private", "shared"):
             with node.provision(BalloonSpec(cpus=2, replicas="numa")) as grant:
-                generator = WorkerGenerator(parse_model(str(model_folder()), weights=weights), silence_s=600.0)
+                generator = WorkerGenerator(
+                    parse_model(str(model_folder()), weights=weights), silence_s=kernel.PATIENCE_S
+                )
                 try:
                     foreign, least = 0, whole
                     infos = generator.load(grant)
