@@ -253,7 +253,8 @@ def _not_known(now: Logs, baseline: Logs, blank: Verdict, sign: float) -> Verdic
         outcome="unknown",
         effect=math.expm1(sign * shift_of_runs(now, baseline).estimate),
         reason=f"how much sessions differ is not known: the baseline has {count} session{'s' if count > 1 else ''}",
-        advice=f"accept {more} more, or measure the node's noise: nriperf noise --sessions 10 --save -- TESTS",
+        advice=f"accept {more} more (--nri-accept all), or measure how sessions differ: "
+        "nriperf noise --sessions 10 --save -- TESTS",
     )
 
 

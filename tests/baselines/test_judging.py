@@ -81,7 +81,7 @@ def test_where_nothing_is_known_of_sessions_it_is_unknown_and_says_what_to_do() 
     found = verdict(record("20", scaled(STEADY, 3.0)), FOUR[0])
     assert found.outcome == "unknown"
     assert found.reason == "how much sessions differ is not known: the baseline has 1 session"
-    assert found.advice.startswith("accept 2 more, or measure the node's noise: nriperf noise")
+    assert found.advice.startswith("accept 2 more (--nri-accept all), or measure how sessions differ: nriperf noise")
     assert found.effect == pytest.approx(2.0, abs=0.02)
     assert found.settled
 
