@@ -182,10 +182,11 @@ class Cluster:
             raise
         return True
 
-    def log(self, name: str, namespace: str, lines: int = 20) -> str:
-        """The last lines of a pod's log, empty where there is none yet or any more."""
+    def log(self, name: str, namespace: str, container: str, lines: int = 20) -> str:
+        """The last lines of a container's log, empty where there is none yet or any more."""
         try:
-            call = Call("GET", PODS, namespace, name, "log", query={"tailLines": str(lines)})
+            query = {"container": container, "tailLines": str(lines)}
+            call = Call("GET", PODS, namespace, name, "log", query=query)
             return self._raw(call).decode("utf-8", "replace")
         except ApiFailure as error:
             if error.status not in (400, 404):
@@ -209,13 +210,14 @@ class Cluster:
             return True
         return bool((answer.get("status") or {}).get("allowed"))
 
-    def exec(self, name: str, namespace: str, command: list[str]) -> ExecChannel:
-        """Start a command in a pod. Raises ApiFailure when it cannot be, ConnectionLost when nothing was reached."""
+    def exec(self, name: str, namespace: str, container: str, command: list[str]) -> ExecChannel:
+        """Start a command in a pod's container. Raises ApiFailure when it cannot be, ConnectionLost when nothing was
+        reached."""
         from kubernetes.stream.ws_client import WSClient
         from websocket import WebSocketException
 
         flags = [("stdin", "true"), ("stdout", "true"), ("stderr", "true"), ("tty", "false")]
-        query = urlencode([*(("command", word) for word in command), *flags])
+        query = urlencode([("container", container), *(("command", word) for word in command), *flags])
         host = self._configuration.host.replace("http", "ws", 1)
         url = f"{host}{PODS.path(namespace, name, 'exec')}?{query}"
         try:

@@ -57,7 +57,7 @@ class PodAccess:
     def open(self, pod: str, command: list[str]) -> ExecChannel:
         """An exec in a pod. Raises what became of the pod when it does not run any more."""
         try:
-            return self.cluster.exec(pod, self.namespace, command)
+            return self.cluster.exec(pod, self.namespace, manifests.CONTAINER, command)
         except ApiFailure as error:
             gone = self.why_gone(pod) if error.status in (404, 500) else None
             if gone is None:

@@ -253,7 +253,7 @@ def _evidence(cluster: Cluster, namespace: str, name: str, pod: Json | None) -> 
     except ApiFailure as error:
         lines.append(f"  its events cannot be read: {error.fact}")
     try:
-        text = cluster.log(name, namespace, 10) if pod is not None else ""
+        text = cluster.log(name, namespace, manifests.CONTAINER, 10) if pod is not None else ""
         lines += [f"  log {line}" for line in text.splitlines()]
     except ApiFailure as error:
         lines.append(f"  its log cannot be read: {error.fact}")

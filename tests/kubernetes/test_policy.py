@@ -19,7 +19,7 @@ from tests.kubernetes.conftest import Make
 from tests.kubernetes.double.api import Request
 from tests.kubernetes.double.balloons_policy import Container
 from tests.kubernetes.double.cluster import Cluster, default_policy
-from tests.kubernetes.double.kinds import PODS, POLICIES, ZONES, Json
+from tests.kubernetes.double.kinds import NODES, PODS, POLICIES, ZONES, Json
 from tests.kubernetes.test_provisioner import policies
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -145,6 +145,25 @@ def test_what_was_there_is_back_and_in_force_when_the_session_ends(cluster: Clus
     assert not any(zone.startswith("nriperf-") for zone in zones(cluster))
     metadata = cluster.store.get(POLICIES, name, "kube-system")["metadata"]
     assert not own or {key: metadata[key] for key in METADATA} == METADATA
+
+
+def test_a_node_of_a_group_keeps_to_its_group_and_nothing_but_its_own_object_is_written(
+    cluster: Cluster, make: Make
+) -> None:
+    cluster.put_policy("group.fast", default_policy() | {"pinMemory": False})
+    labels = {"config.nri/group": "fast"}
+    cluster.store.update(NODES, "xeon2", "", lambda node: node["metadata"]["labels"].update(labels))
+    cluster.store.until(lambda: verdict(cluster, "group.fast")["says"])
+    before, version = policies(cluster), cluster.store.version
+    with make(policy="manage").session([BalloonSpec(cpus=2)]):
+        ours = cluster.store.get(POLICIES, "node.xeon2", "kube-system")["spec"]
+        assert ours["pinMemory"] is False
+        assert in_force(cluster)[-2].startswith("nriperf-")
+    assert policies(cluster) == before
+    assert verdict(cluster, "group.fast")["says"] == "Success"
+    changes, _ = cluster.store.since(version, POLICIES)
+    others = [change.object["metadata"] for change in changes if change.object["metadata"]["name"] != "node.xeon2"]
+    assert {each["generation"] for each in others} == {1}, "their status alone has changed"
 
 
 @pytest.mark.parametrize("own", [False, True], ids=["default policy", "policy of the node"])

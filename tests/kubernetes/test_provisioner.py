@@ -27,7 +27,7 @@ from pytest_nriperf.seams import Launch, Prompt, RunData, Work
 from tests.kubernetes.conftest import Make
 from tests.kubernetes.double.cluster import Cluster
 from tests.kubernetes.double.faults import Fault
-from tests.kubernetes.double.kinds import CONFIG_MAPS, NODES, PODS, POLICIES, Json
+from tests.kubernetes.double.kinds import CONFIG_MAPS, NAMESPACES, NODES, PODS, POLICIES, Json
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
@@ -188,6 +188,19 @@ def test_what_fits_into_no_balloon_is_waited_for_and_then_told_in_the_policys_wo
         provisioner.provision(spec),
     ):
         pass
+    assert cluster.leftovers() == []
+
+
+def test_a_container_that_a_service_mesh_adds_is_not_taken_for_ours(cluster: Cluster, make: Make) -> None:
+    labels = {"istio-injection": "enabled"}
+    cluster.store.update(NAMESPACES, "perf", "", lambda stored: stored["metadata"].update(labels=labels))
+    provisioner = make()
+    spec = BalloonSpec(cpus=2)
+    with provisioner.session([spec]), provisioner.provision(spec) as grant:
+        assert len(cluster.store.all(PODS, "perf")[0]["spec"]["containers"]) == 2
+        assert len(run(grant).requests) == 3
+        assert isinstance(grant, PodGrant)
+        assert provisioner.cluster.log(grant.pods[0], "perf", "worker") == "ready\n"
     assert cluster.leftovers() == []
 
 

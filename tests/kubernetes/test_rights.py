@@ -153,7 +153,7 @@ def test_an_exec_that_is_forbidden_names_the_verb(cluster: Cluster, make: Make, 
     cluster.access.load(without(roles("annotate"), right, verb))
     name = make().observer()
     with pytest.raises(ApiFailure, match=text):
-        make(token="t").cluster.exec(name, "perf", ["true"])
+        make(token="t").cluster.exec(name, "perf", "worker", ["true"])
 
 
 def test_who_may_not_ask_for_permissions_finds_out_by_use(cluster: Cluster, make: Make) -> None:

@@ -51,14 +51,22 @@ class Execution:
     protocol: str
 
 
+def container_of(request: Request, pod: Json) -> str:
+    """The container that a request for exec or logs means; Refused where it names none of several, or a wrong one."""
+    name, names = pod["metadata"]["name"], [container["name"] for container in pod["spec"]["containers"]]
+    container = request.one("container")
+    if not container and len(names) > 1:
+        raise bad_request(f"a container name must be specified for pod {name}, choose one of: [{' '.join(names)}]")
+    if container and container not in names:
+        raise bad_request(f"container {container} is not valid for pod {name}")
+    return container or names[0]
+
+
 def execution_of(request: Request, pod: Json, runtime: Runtime) -> Execution:
     """The request's meaning; Refused as the API server and kubelet refuse."""
     if not any(request.yes(name) for name in ("stdin", "stdout", "stderr")):
         raise Refused(400, "you must specify at least 1 of stdin, stdout, stderr")
-    names = [container["name"] for container in pod["spec"]["containers"]]
-    container = request.one("container") or names[0]
-    if container not in names:
-        raise bad_request(f"container {container} is not valid for pod {pod['metadata']['name']}")
+    container = container_of(request, pod)
     offered = [word.strip() for word in request.headers.get("sec-websocket-protocol", "").split(",") if word.strip()]
     protocol = next((name for name in PROTOCOLS if name in offered), "")
     if offered and not protocol:

@@ -234,10 +234,7 @@ class Handler(BaseHTTPRequestHandler):
     def _log(self, request: Request, address: Address) -> None:
         store, runtime = self.server.api.store, self.server.runtime
         pod = store.get(PODS, address.name, address.namespace)
-        names = [container["name"] for container in pod["spec"]["containers"]]
-        container = request.one("container") or names[0]
-        if container not in names:
-            raise answers.bad_request(f"container {container} is not valid for pod {address.name}")
+        container = executing.container_of(request, pod)
         if request.yes("previous"):
             raise answers.bad_request(f'previous terminated container "{container}" in pod "{address.name}" not found')
         data = runtime.log(pod, container)
