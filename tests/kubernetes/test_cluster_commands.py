@@ -13,9 +13,10 @@ import yaml
 
 from pytest_nriperf.provision.manifests import to_yaml
 from pytest_nriperf.topology import simulated_topology
-from tests.kubernetes.double import validation
 from tests.kubernetes.double.cluster import Cluster
-from tests.kubernetes.double.kinds import CONFIG_MAPS, PODS, POLICIES
+from tests.kubernetes.double.kinds import CONFIG_MAPS, PODS, POLICIES, Json
+from tests.kubernetes.test_manifests import schemas
+from tests.kubernetes.test_replay_lives import sent
 
 
 def command(
@@ -35,6 +36,17 @@ def command(
     )
 
 
+def dry_run(cluster: Cluster, document: Json) -> int:
+    """As `kubectl apply --dry-run=server` asks for an object that is not there."""
+    kind = {"BalloonsPolicy": POLICIES, "ConfigMap": CONFIG_MAPS, "Pod": PODS}[document["kind"]]
+    root = f"apis/{kind.group}" if kind.group else "api"
+    path = f"/{root}/{kind.version}/namespaces/{document['metadata']['namespace']}/{kind.plural}"
+    query = "dryRun=All&fieldValidation=Strict&fieldManager=kubectl-client-side-apply"
+    with sent(cluster, "POST", f"{path}?{query}", document) as answer:
+        answer.read()
+        return answer.status
+
+
 @pytest.mark.parametrize("mode", ["annotate", "manage"])
 def test_plan_prints_manifests_that_the_server_takes(cluster: Cluster, tmp_path: Path, mode: str) -> None:
     flags = ["--manage"] if mode == "manage" else []
@@ -50,12 +62,18 @@ def test_plan_prints_manifests_that_the_server_takes(cluster: Cluster, tmp_path:
     assert done.returncode == 0, done.stderr
     documents = list(yaml.safe_load_all(done.stdout))
     assert [each["kind"] for each in documents] == [*(["BalloonsPolicy"] * len(flags)), "ConfigMap", "Pod", "Pod"]
-    for document in documents:
-        kind = {"BalloonsPolicy": POLICIES, "ConfigMap": CONFIG_MAPS, "Pod": PODS}[document["kind"]]
-        assert cluster.api.schemas.unknown(kind, document) == []
-        validation.check(kind, document, cluster.api.schemas)
+    for schema in schemas():
+        cluster.api.schemas.custom[POLICIES] = schema
+        for document in documents:
+            assert dry_run(cluster, document) == 201
     assert "4 allocated / 2 visible" in done.stdout
     assert cluster.leftovers() == []
+
+
+def test_plan_leaves_to_the_policy_what_is_the_policys(cluster: Cluster, tmp_path: Path) -> None:
+    done = command(cluster, tmp_path, "pytest_nriperf", "plan", "--node=xeon2", "--balloon=cpus=2", "--allowed=0-3")
+    assert done.returncode == 2
+    assert "its balloons policy decides" in done.stderr
 
 
 def test_yaml_survives_the_round_trip() -> None:

@@ -25,7 +25,7 @@ from tests.kubernetes.test_provisioner import policies
 
 KILLS = int(os.environ.get("NRIPERF_KILLS", "4"))
 # A whole session makes about so many requests; beyond them it is killed while it ends, or not at all.
-MOST = 90
+MOST = 150
 
 SUITE = """
 import pytest

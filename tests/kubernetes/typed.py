@@ -11,9 +11,13 @@ from pathlib import Path
 from tests.kubernetes.double.cluster import Cluster
 
 
-def typed(cluster: Cluster, folder: Path, words: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """`python -m WORDS` in a folder, to its end. Not as a CI, where a missing baseline fails."""
-    environment = {**os.environ, "KUBECONFIG": str(cluster.kubeconfig()), "XDG_CACHE_HOME": str(folder / "cache")}
+def typed(
+    cluster: Cluster, folder: Path, words: Sequence[str], kubeconfig: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """`python -m WORDS` in a folder, to its end, by an administrator unless a kubeconfig is given. Not as a CI, where a
+    missing baseline fails."""
+    file = kubeconfig or cluster.kubeconfig()
+    environment = {**os.environ, "KUBECONFIG": str(file), "XDG_CACHE_HOME": str(folder / "cache")}
     for name in ("PYTEST_CURRENT_TEST", "CI", "GITHUB_ACTIONS"):
         environment.pop(name, None)
     return subprocess.run(

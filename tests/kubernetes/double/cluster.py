@@ -94,17 +94,18 @@ class Cluster:
         """`https://127.0.0.1:PORT`."""
         return f"https://127.0.0.1:{self.server.server_address[1]}"
 
-    def kubeconfig(self, token: str = "admin-token", *, context: str = "double") -> Path:
-        """A kubeconfig for a token's user."""
+    def kubeconfig(self, token: str = "admin-token", *, namespace: str = "") -> Path:
+        """A kubeconfig for a token's user; its context may name a namespace."""
         path = self.folder / f"kubeconfig-{token}"
         server = {"server": self.address, "certificate-authority": str(self.certificate)}
+        inside = {"namespace": namespace} if namespace else {}
         document = {
             "apiVersion": "v1",
             "kind": "Config",
             "clusters": [{"name": "double", "cluster": server}],
             "users": [{"name": "user", "user": {"token": token}}],
-            "contexts": [{"name": context, "context": {"cluster": "double", "user": "user"}}],
-            "current-context": context,
+            "contexts": [{"name": "double", "context": {"cluster": "double", "user": "user", **inside}}],
+            "current-context": "double",
         }
         path.write_text(yaml.safe_dump(document))
         return path
