@@ -71,6 +71,11 @@ def _mended(status: int, message: str) -> str:
     missing = re.search(r'namespaces "([^"]+)" not found', message)
     if missing:
         return f"kubectl create namespace {missing[1]}, or name another one in the profile"
+    if status == 400 and "unknown field" in message:
+        return (
+            "the cluster's definition of this kind is older than what is needed: upgrade the balloons policy and its "
+            "CRDs (helm upgrade leaves CRDs as they are: kubectl apply those of the chart's folder crds)"
+        )
     if status == 429 or status >= 500:
         return "the API server is in trouble: see kubectl get --raw '/readyz?verbose', and try again"
     return ""

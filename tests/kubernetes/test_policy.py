@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -182,6 +183,18 @@ def test_a_refused_policy_is_told_in_the_plugins_words_and_taken_back(
     assert in_force(cluster) == types
     found = verdict(cluster, "node.xeon2" if own else "default")
     assert (found["says"], found["of"]) == ("Success", found["generation"])
+    assert cluster.leftovers() == []
+
+
+def test_a_definition_that_is_too_old_for_a_field_is_told_with_the_mend(cluster: Cluster, make: Make) -> None:
+    schema = copy.deepcopy(cluster.api.schemas.of(POLICIES))
+    del schema["properties"]["spec"]["properties"]["balloonTypes"]["items"]["properties"]["loads"]
+    cluster.api.schemas.custom[POLICIES] = schema
+    before = policies(cluster)
+    session = make(policy="manage").session([BalloonSpec(cpus=2, hyperthreads="spread")])
+    with pytest.raises(ProvisionError, match=r'unknown field "spec\.balloonTypes\[\d\]\.loads"; .*its CRDs'), session:
+        pass
+    assert policies(cluster) == before
     assert cluster.leftovers() == []
 
 
