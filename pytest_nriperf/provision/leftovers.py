@@ -33,7 +33,7 @@ def clean_up(cluster: Cluster, node: str, lease: NodeLease, namespace: str, pati
         if known is not None:
             namespaces |= {_place(entry) for _, entry in _anywhere(cluster, node)}
         for name in sorted(namespaces):
-            _clean(cluster, node, name, patience)
+            _clean(cluster, lease, node, name, patience)
         for each in leases:
             each.cleaned()
 
@@ -76,7 +76,7 @@ def _inside(cluster: Cluster, node: str, namespaces: Iterable[str]) -> Iterator[
             yield from ((resource, entry) for entry in found)
 
 
-def _clean(cluster: Cluster, node: str, namespace: str, patience: Patience) -> None:
+def _clean(cluster: Cluster, lease: NodeLease, node: str, namespace: str, patience: Patience) -> None:
     selector = manifests.ours(node=node)
     try:
         delete_all(cluster, namespace, selector, patience)
@@ -87,5 +87,6 @@ def _clean(cluster: Cluster, node: str, namespace: str, patience: Patience) -> N
         raise ProvisionError(
             f"node {node}: a session that was killed may have left pods in namespace {namespace}, and we may not take "
             f"them away ({error.fact})",
-            f"let somebody do it who may: kubectl delete pods,configmaps -n {namespace} -l {selector}",
+            f"let somebody do it who may: kubectl delete pods,configmaps -n {namespace} -l {selector}; then forget it: "
+            f"kubectl delete lease {lease.name} -n {lease.namespace}",
         ) from error

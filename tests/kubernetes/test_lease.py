@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from typing import Any
 
@@ -13,8 +14,9 @@ from pytest_nriperf.errors import NodeBusyError, ProvisionError, WorkerError
 from pytest_nriperf.provision import cluster as provision_cluster
 from pytest_nriperf.provision import lease as provision_lease
 from pytest_nriperf.provision.kubernetes import KubernetesProvisioner
-from pytest_nriperf.seams import Launch
+from pytest_nriperf.seams import Launch, Prompt, Work
 from tests.kubernetes.conftest import Make
+from tests.kubernetes.double.api import Request
 from tests.kubernetes.double.cluster import Cluster
 from tests.kubernetes.double.faults import Fault
 from tests.kubernetes.double.kinds import CONFIG_MAPS, LEASES, PODS, POLICIES, Json
@@ -150,6 +152,31 @@ def test_an_api_server_that_is_away_for_longer_than_the_lease_takes_nothing(
     assert cluster.leftovers() == []
 
 
+def test_an_api_server_that_is_away_during_a_run_costs_neither_the_run_nor_the_node(
+    cluster: Cluster, make: Make
+) -> None:
+    provisioner = make(lease_s=1)
+    spec = BalloonSpec(cpus=2)
+    work = Work((Prompt("p", "hello"),), max_new_tokens=100, requests=3)
+    with provisioner.session([spec]), provisioner.provision(spec) as grant:
+
+        def goes_away(request: Request) -> None:
+            if "attach" in request.target or "=run" in request.target:
+                cluster.server.on_request = lambda request: None
+                threading.Timer(0.5, away).start()
+
+        def away() -> None:
+            cluster.faults.add(Fault("reset", times=12))
+            cluster.server.drop_connections()
+
+        cluster.server.on_request = goes_away
+        data = run(grant, work)
+        cluster.store.until(lambda: len(cluster.faults.seen) == 12, 60)
+        assert len(data.tokens) == 101 * 4
+        assert len(run(grant).requests) == 3
+    assert cluster.leftovers() == []
+
+
 def test_a_lease_that_was_taken_over_is_told_by_name_and_left_to_its_holder(cluster: Cluster, make: Make) -> None:
     provisioner = make()
     spec = BalloonSpec(cpus=2)
@@ -243,6 +270,19 @@ def test_namespaces_are_handed_on_through_several_killed_sessions(cluster: Clust
             pass
         assert "holderIdentity" not in stored(cluster)["spec"]
     with make().session([]):
+        pass
+    assert cluster.leftovers() == []
+
+
+def test_who_was_told_to_have_a_namespace_cleaned_up_can_go_on_after_it(cluster: Cluster, make: Make) -> None:
+    cluster.access.add_user(USER, "t")
+    cluster.access.load(roles("annotate"))
+    cluster.store.create(LEASES, lease_of({"boot": "other", "namespaces": ["default"]}, micro(1000)))
+    with pytest.raises(ProvisionError) as told, make(token="t").session([]):
+        pass
+    name, _, namespace = str(told.value).partition("kubectl delete lease ")[2].split()
+    cluster.store.remove(LEASES, name, namespace)
+    with make(token="t").session([]):
         pass
     assert cluster.leftovers() == []
 
