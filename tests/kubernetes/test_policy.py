@@ -308,7 +308,9 @@ def test_only_pods_whose_cpus_would_move_count_as_others(cluster: Cluster, make:
     assert policy.foreign({"spec": spec}, "1a2b") == ["calico-system/agent", "nri/webhook"]
 
 
-def test_a_ghost_of_others_is_outlived(cluster: Cluster, make: Make) -> None:
+@pytest.mark.parametrize("publish_s", [0.0, 0.3], ids=["published before the verdict", "published after the verdict"])
+def test_a_ghost_of_others_is_outlived(cluster: Cluster, make: Make, publish_s: float) -> None:
+    cluster.plugins["xeon2"].publish_s = publish_s
     cluster.add_pod("job", "xeon2")
     cluster.end_pod("job")
     looks = removed_when_seen(cluster, "default/job/c", lambda: cluster.remove_pod("job"))
@@ -318,7 +320,7 @@ def test_a_ghost_of_others_is_outlived(cluster: Cluster, make: Make) -> None:
         assert grant.placement.cpus == 2
         assert "default/job/c" not in zones(cluster)
         assert zones(cluster)["default[0]"] == ""
-    assert len(looks) == 3
+    assert len(looks) >= 3
 
 
 def test_a_pod_of_others_that_has_ended_and_stays_is_named(

@@ -25,6 +25,10 @@ class Plugin:
         self.topology = topology
         self.namespace = namespace
         self.verdict_s = verdict_s
+        # Zones follow that much later, after the verdict too: a real plugin publishes beside what it does.
+        self.publish_s = 0.0
+        self._published = 0
+        self._told = 0
         self.policy: Policy | None = None
         self.repinned: Callable[[Container], None] = lambda container: None
         self._containers: list[Container] = []
@@ -176,7 +180,24 @@ class Plugin:
         assert self.policy is not None
         if not self.policy.config.publish:
             return
-        zones = self.policy.zones()
+        self._published += 1
+        arguments = (self._published, self.policy.zones())
+        if not self.publish_s:
+            self._tell(*arguments)
+            return
+        later = threading.Timer(self.publish_s, self._tell, arguments)
+        later.daemon = True
+        later.start()
+
+    def _tell(self, number: int, zones: list[Json]) -> None:
+        """Write zones, unless later ones are there."""
+        with self._lock:
+            if number < self._told:
+                return
+            self._told = number
+            self._write_zones(zones)
+
+    def _write_zones(self, zones: list[Json]) -> None:
         body: Json = {
             "metadata": {"name": self.node},
             "attributes": [{"name": "TopologyPolicy", "value": "balloons"}],
