@@ -54,6 +54,8 @@ def run(options: argparse.Namespace) -> int:
         return 0
     if options.seconds < 0:
         raise UsageError(f"--seconds={options.seconds:g} is negative", "write for example --seconds=2")
+    if options.node.startswith("sim:"):
+        raise UsageError(f"node {options.node} is simulated: nothing spoils its figures", "name a real node")
     findings: list[Finding] = []
     if options.node != "local":
         far, findings = _far(options.node)

@@ -21,7 +21,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--sysfs", type=Path, metavar="DIR|FILE", help="read this sysfs tree or snapshot, not /sys")
-    where.add_argument("--node", default="local", metavar="NODE", help="local, or a simulated one: sim:2s64c2t-snc2")
+    where.add_argument(
+        "--node", default="local", metavar="NODE", help="local, sim:2s64c2t-snc2, a profile or a Kubernetes node"
+    )
     parser.add_argument(
         "--snapshot",
         type=Path,
@@ -61,7 +63,9 @@ def _facts(node: PlannedNode) -> dict[str, Any]:
 def _pack(options: argparse.Namespace) -> int:
     file, sysfs = options.snapshot, options.sysfs
     if sysfs is None and options.node != "local":
-        raise UsageError(f"node {options.node!r} is simulated and has no files", "leave out --node")
+        raise UsageError(
+            f"node {options.node!r} is not this machine, whose files are packed", "run it there, without --node"
+        )
     count = write_snapshot(file, sysfs or Path("/sys"))
     summary = read_topology(file, name=str(file)).summary()
     size = file.stat().st_size

@@ -53,6 +53,9 @@ def test_doctor_of_an_unknown_node_is_a_mistake(cluster: Cluster, tmp_path: Path
     assert done.returncode == 2
     assert "no profile and no node" in done.stderr
     assert "xeon2" in done.stderr
+    done = typed(cluster, tmp_path, ["pytest_nriperf", "doctor", "--node=sim:1s4c2t"])
+    assert done.returncode == 2
+    assert "node sim:1s4c2t is simulated" in done.stderr
 
 
 def test_what_is_good_is_told_and_one_pod_looks(cluster: Cluster, make: Make) -> None:

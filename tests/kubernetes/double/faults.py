@@ -16,8 +16,8 @@ class Fault:
     """One kind of trouble for requests that match `METHOD path`, at most `times` times.
 
     `effect`: `latency` (`value` seconds), `reset` (the connection ends before anything is done), `lost` (it is done,
-    the answer never comes), `cut` (a watch, log or exec stream ends after `value` seconds), `500`, `503`, or `429`
-    with Retry-After `value`.
+    the answer never comes), `cut` (a watch, log or exec stream ends after `value` seconds), `short` (an exec's stream
+    ends when it has carried `value` bytes), `500`, `503`, or `429` with Retry-After `value`.
     """
 
     effect: str

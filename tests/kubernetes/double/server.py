@@ -19,7 +19,7 @@ from tests.kubernetes.double.api import Address, Answer, Api, Request, request_o
 from tests.kubernetes.double.faults import Faults
 from tests.kubernetes.double.kinds import PODS, Json
 from tests.kubernetes.double.store import now
-from tests.kubernetes.double.websocket import WebSocket, accept_key
+from tests.kubernetes.double.websocket import Sink, WebSocket, accept_key
 
 VERSION: Json = {
     "major": "1",
@@ -276,8 +276,26 @@ class Handler(BaseHTTPRequestHandler):
             timer = threading.Timer(cut.value, self._reset)
             timer.daemon = True
             timer.start()
-        web = WebSocket(self.rfile, self.wfile)
+        short = self.server.faults.take(request, ("short",))
+        web = WebSocket(self.rfile, Short(self.wfile, int(short.value), self._reset) if short else self.wfile)
         executing.run(execution, self.server.runtime, web)
+
+
+class Short:
+    """A stream to a client that ends when it has carried so many bytes."""
+
+    def __init__(self, sink: Sink, size: int, end: Callable[[], None]) -> None:
+        self._sink = sink
+        self._left = size
+        self._end = end
+
+    def write(self, data: bytes, /) -> object:
+        """All of it, or the end."""
+        self._left -= len(data)
+        if self._left < 0:
+            self._end()
+            raise BrokenPipeError
+        return self._sink.write(data)
 
 
 def _log_part(request: Request, data: bytes) -> bytes:

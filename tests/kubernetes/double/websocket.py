@@ -12,11 +12,15 @@ TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 
-class Wire(Protocol):
-    """What frames travel on."""
+class Source(Protocol):
+    """Where frames come from."""
 
     def read(self, count: int, /) -> bytes:
         """Exactly `count` bytes, fewer at the end."""
+
+
+class Sink(Protocol):
+    """Where frames go."""
 
     def write(self, data: bytes, /) -> object:
         """All of it."""
@@ -34,7 +38,7 @@ def accept_key(key: str) -> str:
 class WebSocket:
     """Frames; several threads may send."""
 
-    def __init__(self, source: Wire, sink: Wire) -> None:
+    def __init__(self, source: Source, sink: Sink) -> None:
         self._source = source
         self._sink = sink
         self._sending = threading.Lock()
