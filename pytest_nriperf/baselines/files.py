@@ -44,6 +44,14 @@ def _unwritable(folder: Path, error: OSError) -> BaselineError:
     return BaselineError(f"baselines: {where} cannot be written ({error.strerror})", "name another folder of baselines")
 
 
+def is_there(path: Path) -> bool:
+    """Whether there is such a file. Raises BaselineError where that cannot be seen, which is not the same as no."""
+    try:
+        return path.exists()
+    except OSError as error:
+        raise BaselineError(f"{path} cannot be read: {error.strerror}", "name another folder of baselines") from error
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON document of ours. Raises BaselineError naming the file when it is damaged or of another format."""
     try:

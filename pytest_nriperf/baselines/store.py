@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from pytest_nriperf.baselines.files import decode, encode, locked, read_json, render, write_json
+from pytest_nriperf.baselines.files import decode, encode, is_there, locked, read_json, render, write_json
 from pytest_nriperf.baselines.sessions import Baseline, BaselineKey, SessionRecord
 from pytest_nriperf.baselines.verdict import Verdict
 from pytest_nriperf.errors import BaselineError
@@ -41,7 +41,7 @@ class BaselineStore:
     def load(self, test_file: str) -> dict[BaselineKey, Baseline]:
         """All baselines of a test file, empty when there is none. Raises BaselineError when the file is damaged."""
         path = self.path(test_file)
-        if not path.exists():
+        if not is_there(path):
             return {}
         document = read_json(path)
         if bool(document.get("simulated")) != self.simulated:
@@ -58,7 +58,10 @@ class BaselineStore:
     def append(
         self, test_file: str, key: BaselineKey, record: SessionRecord, verdicts: Sequence[Verdict] = ()
     ) -> Baseline:
-        """Add a session; one of the same name is replaced. Raises BaselineError for a session judged worse."""
+        """Add a session; one of the same name is replaced.
+
+        Raises BaselineError for a session judged worse or incomparable: it can only restart.
+        """
         with locked(self.folder):
             return self._write(test_file, self.grown(test_file, key, record, verdicts))
 
@@ -76,6 +79,12 @@ class BaselineStore:
             raise BaselineError(
                 f"session {record.session} of {key.test} is worse than the baseline ({', '.join(worse)})",
                 "mend it, or after an intended change start anew: nriperf accept --restart",
+            )
+        unlike = next((verdict.reason for verdict in verdicts if verdict.outcome == "incomparable"), "")
+        if unlike:
+            raise BaselineError(
+                f"session {record.session} of {key.test} is of another machine than the baseline ({unlike})",
+                "begin with it: nriperf accept --restart",
             )
         self._check(key, record)
         return self._with(self.find(test_file, key), key, record)

@@ -124,6 +124,7 @@ def _store_of(node: str | None, settings: Settings) -> BaselineStore:
     nodes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
     wanted = [name for name in nodes if node is None or name == node]
     if len(wanted) != 1:
-        known = f"known are {', '.join(nodes)}" if nodes else "measure some: nriperf noise --sessions 10 -- TESTS"
-        raise UsageError(f"{folder} has {'several nodes' if wanted else 'no node ' + (node or 'yet')}", known)
+        known = f"name one with --node: {', '.join(nodes)}"
+        step = known if nodes else "measure some: nriperf noise --sessions 10 -- TESTS"
+        raise UsageError(f"{folder} has {'several nodes' if wanted else 'no node ' + (node or 'yet')}", step)
     return BaselineStore(folder, wanted[0], simulated=wanted[0].startswith("sim-") or wanted[0].endswith("-simulated"))

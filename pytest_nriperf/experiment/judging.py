@@ -96,8 +96,8 @@ def judge_measurement(
 def accept_measurement(measurement: Measurement, judged: Judged, *, store: BaselineStore, settings: Settings) -> Judged:
     """Do what `--nri-accept` says, once all that a test asks of a measurement was judged.
 
-    A session with a metric that is worse is refused, whatever that metric's share. Raises BaselineError where the
-    baselines cannot be written.
+    A session with a metric that is worse, whatever that metric's share, or incomparable is refused. Raises
+    BaselineError where the baselines cannot be written.
     """
     if measurement.variants or not settings.accept:
         return judged
@@ -108,7 +108,7 @@ def accept_measurement(measurement: Measurement, judged: Judged, *, store: Basel
     try:
         store.append(file, key, record, judged.found)
     except BaselineError as error:
-        if all(one.outcome != "worse" for one in judged.found):
+        if all(one.outcome not in ("worse", "incomparable") for one in judged.found):
             raise
         return replace(judged, refused=str(error))
     kept = tuple(_stored(verdict) for verdict in judged.verdicts)

@@ -188,6 +188,8 @@ def _evidence(verdict: Verdict, sides: tuple[str, str]) -> Iterator[str]:
     stored = sides == ("baseline", "now")
     sessions = f"{verdict.runs} runs against {verdict.baseline_runs} runs of {verdict.baseline_sessions} sessions"
     yield f"{verdict.reason}; {sessions if stored else f'{verdict.runs} pairs of runs'}"
+    if verdict.p is not None and verdict.outcome not in ("worse", "better"):
+        yield f"p = {verdict.p:.2g}, one-sided"
     if verdict.normalised is not None:
         yield f"normalised by the reference load: {format_percent(verdict.normalised, signed=True)}"
     if verdict.session_spread is not None:

@@ -67,6 +67,19 @@ def test_a_session_judged_worse_can_only_restart(tmp_path: Path) -> None:
         store.append(FILE, KEY, record(1), [Verdict("itl", "worse", "")])
 
 
+def test_a_session_of_another_machine_can_only_restart(tmp_path: Path) -> None:
+    store = BaselineStore(tmp_path, "xeon1")
+    store.append(FILE, KEY, record(1))
+    with pytest.raises(BaselineError, match=r"another machine .*identity differs: cpu x -> y.*accept --restart"):
+        store.append(FILE, KEY, record(2), [Verdict("itl", "incomparable", "identity differs: cpu x -> y")])
+    assert [one.session for one in store.restart(FILE, KEY, record(2)).sessions] == ["s002"]
+
+
+def test_a_file_that_cannot_be_looked_at_is_not_taken_for_none(tmp_path: Path) -> None:
+    with pytest.raises(BaselineError, match="cannot be read: File name too long"):
+        BaselineStore(tmp_path, "x" * 300).load(FILE)
+
+
 def test_a_simulated_session_never_enters_a_real_baseline(tmp_path: Path) -> None:
     with pytest.raises(BaselineError, match="SIMULATED"):
         BaselineStore(tmp_path, "xeon1").append(FILE, KEY, replace(record(1), simulated=True))

@@ -264,6 +264,13 @@ def test_accepted_sessions_are_not_kept_as_a_noise_check(tmp_path: Path, capsys:
     assert not list(tmp_path.rglob("noise.json"))
 
 
+def test_noise_of_several_nodes_asks_for_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for node in ("xeon1", "xeon2"):
+        assert main(["accept", steady(tmp_path / node, "s1", baseline_node=node)]) == 0
+    assert main(["noise"]) == 2
+    assert "baselines has several nodes; name one with --node: xeon1, xeon2" in capsys.readouterr().err
+
+
 def test_noise_without_anything_names_the_next_step(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["noise"]) == 2
     assert "nriperf noise --sessions" in capsys.readouterr().err
