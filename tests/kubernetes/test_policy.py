@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import json
 import threading
 from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pytest_nriperf.balloons import BalloonSpec, Placement
 from pytest_nriperf.errors import ProvisionError
 from pytest_nriperf.provision import manifests, node_policy
-from pytest_nriperf.provision.balloon_types import TypePlan, plan_types
+from pytest_nriperf.provision.balloon_types import TypePlan, mark, plan_types, with_types
 from pytest_nriperf.provision.pod_grant import PodGrant
 from pytest_nriperf.topology import Topology
 from tests.kubernetes.conftest import Make
@@ -146,6 +149,23 @@ def test_what_was_there_is_back_and_in_force_when_the_session_ends(cluster: Clus
     assert not any(zone.startswith("nriperf-") for zone in zones(cluster))
     metadata = cluster.store.get(POLICIES, name, "kube-system")["metadata"]
     assert not own or {key: metadata[key] for key in METADATA} == METADATA
+
+
+words = st.dictionaries(st.sampled_from(["a", "app.kubernetes.io/managed-by", "nriperf/session"]), st.text(max_size=3))
+
+
+@given(labels=st.none() | words, annotations=st.none() | words, pin=st.booleans())
+def test_whatever_an_object_was_it_is_again(labels: Json | None, annotations: Json | None, pin: bool) -> None:
+    metadata: Json = {"name": "node.x", "namespace": "kube-system", "resourceVersion": "7", "ownerReferences": [OWNER]}
+    metadata |= {key: value for key, value in (("labels", labels), ("annotations", annotations)) if value is not None}
+    was = {"metadata": metadata, "spec": default_policy() | {"pinMemory": pin}}
+    spec = with_types(was["spec"], [mark("1a2b", 1)], "0")
+    ours = manifests.policy("x", "kube-system", spec, metadata, "1a2b", node_policy._original(was))
+    stored = {**ours, "metadata": {**ours["metadata"], "resourceVersion": "9", "uid": "u", "generation": 2}}
+    original = json.loads(stored["metadata"]["annotations"][manifests.ORIGINAL])
+    again = node_policy._as_it_was(stored, original)
+    assert again["spec"] == was["spec"]
+    assert again["metadata"] == {**metadata, "resourceVersion": "9"}
 
 
 def test_a_node_of_a_group_keeps_to_its_group_and_nothing_but_its_own_object_is_written(

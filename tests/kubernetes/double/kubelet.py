@@ -265,10 +265,10 @@ class Kubelet:
             process.kill()
 
     def refresh_proc(self, process: Process) -> None:
-        """Where the node is not this machine: its /proc as the container would see it."""
+        """Where the node is not this machine: its /proc as the container would see it now. Who reads an earlier one
+        goes on with that."""
         if not self.native:
-            root = process.folder / "proc"
-            shutil.rmtree(root, ignore_errors=True)
+            root = process.folder / f"proc{next(self._numbers)}"
             write_proc(root, process.pids(), process.cpus, process.memory)
             process.mounts["/proc"] = root
 
