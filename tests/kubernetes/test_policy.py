@@ -151,6 +151,24 @@ def test_what_was_there_is_back_and_in_force_when_the_session_ends(cluster: Clus
     assert not own or {key: metadata[key] for key in METADATA} == METADATA
 
 
+def test_pods_are_gone_gracefully_before_the_policy_changes_back(cluster: Cluster, make: Make) -> None:
+    provisioner, spec = make(policy="manage"), BalloonSpec(cpus=2, replicas=2)
+    with provisioner.session([spec]):
+        provisioner.observer()
+        # The session ends before the balloon does.
+        balloon = provisioner.provision(spec)
+        balloon.__enter__()
+    balloon.__exit__(None, None, None)
+    deleted = [change for change in cluster.store.history if change.type == "DELETED"]
+    pods = [change for change in deleted if change.kind is PODS]
+    (restored,) = (change.version for change in deleted if change.kind is POLICIES)
+    assert len(pods) == 3
+    assert all(change.version < restored for change in pods)
+    assert {change.object["metadata"]["deletionGracePeriodSeconds"] for change in pods} == {manifests.GRACE_S}
+    ended = [change.object["status"]["containerStatuses"][0]["state"]["terminated"] for change in pods]
+    assert {state["exitCode"] for state in ended} == {0}, "PID 1 ends at once when it is asked to"
+
+
 words = st.dictionaries(st.sampled_from(["a", "app.kubernetes.io/managed-by", "nriperf/session"]), st.text(max_size=3))
 
 
