@@ -2,7 +2,7 @@
 
 An alarm needs the rank test blind to sessions to be significant at least: the spread between sessions can only widen
 it. So cases that fail even this are counted as silent at once, and of the rest those whose p is small enough are judged
-in full; that is some hundred times faster. `--cases 20000` over all 48 nodes takes about two minutes on two cores.
+in full; that is some hundred times faster. `--cases 20000` over all 48 nodes takes two or three minutes on two cores.
 
 `1 s.+others` is one session of its own on a node where three other tests accepted six sessions each, which differ a
 third as much as this test's: evidence that is too good to be true. `anchor` is a baseline of ten sessions whose three
