@@ -86,9 +86,15 @@ class ObserverPod:
         try:
             self._create(plan, patience)
         except ApiFailure as error:
-            # Our own lack of rights is told with user and verb; this is an admission controller's no.
-            if error.status != 403 or self.hidden or not error.fact.startswith("forbidden: "):
+            if self.hidden or not _not_admitted(error):
                 raise
             self.hidden = f"hostPID is not allowed in namespace {self._profile.namespace}"
             self._create(replace(plan, host_pid=False), patience)
         return name
+
+
+def _not_admitted(error: ApiFailure) -> bool:
+    """Whether an admission controller said no: of the server's own (403; our lack of rights is told with user and
+    verb), or a webhook (400 unless it says otherwise)."""
+    own = error.status == 403 and error.fact.startswith("forbidden: ")
+    return own or (error.status in (400, 403) and "denied the request" in error.fact)

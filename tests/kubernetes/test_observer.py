@@ -169,8 +169,11 @@ def test_a_dropped_connection_loses_no_reading(cluster: Cluster, native: Callabl
     assert len([row for row in sampler.rows if row.name == "local_memory"]) == 2
 
 
-def test_where_the_namespace_forbids_host_pids_the_observer_goes_without(cluster: Cluster, make: Make) -> None:
-    labels = {"pod-security.kubernetes.io/enforce": "baseline"}
+@pytest.mark.parametrize("label", ["pod-security.kubernetes.io/enforce", "example.org/policies"])
+def test_where_the_namespace_forbids_host_pids_the_observer_goes_without(
+    cluster: Cluster, make: Make, label: str
+) -> None:
+    labels = {label: "baseline"}
     cluster.store.update(NAMESPACES, "perf", "", lambda stored: stored["metadata"].update(labels=labels))
     provisioner = make(host_pid=True)
     counting = counting_there(provisioner, "xeon2", "auto", "")

@@ -191,11 +191,14 @@ def _qos(spec: Json) -> str:
 
 
 def admit(kind: Kind, body: Json, namespace: Json) -> None:
-    """Pod Security: a namespace that enforces baseline or restricted takes no pod with the node's PIDs. A service mesh:
-    pods of a namespace that asks for it get a container beside their own."""
+    """Pod Security: a namespace that enforces baseline or restricted takes no pod with the node's PIDs; a webhook may
+    refuse it too. A service mesh: pods of a namespace that asks for it get a container beside their own."""
     labels = namespace["metadata"].get("labels") or {}
     if kind is PODS and labels.get("istio-injection") == "enabled":
         body["spec"]["containers"].append({"name": "istio-proxy", "image": "istio/proxyv2:1"})
+    if kind is PODS and "example.org/policies" in labels and body["spec"].get("hostPID"):
+        text = 'admission webhook "validate.example.org" denied the request: hostPID must not be set'
+        raise answers.bad_request(text)
     level = labels.get("pod-security.kubernetes.io/enforce", "privileged")
     if kind is PODS and level != "privileged" and body["spec"].get("hostPID"):
         name = body["metadata"]["name"]
