@@ -8,6 +8,8 @@ from pathlib import Path
 
 _CPU = Path("/sys/devices/system/cpu")
 _NODE = Path("/sys/devices/system/node")
+# Pages of a huge one.
+HUGE_PAGES = 512
 # How long a process may take to start or end, seconds: 128 emulated CPUs on two that are busy otherwise.
 PATIENCE_S = 600.0
 
