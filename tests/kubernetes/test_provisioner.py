@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import select
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -116,11 +118,15 @@ def test_the_topology_is_read_once_a_boot(cluster: Cluster, make: Make) -> None:
     assert len([change for change in cluster.store.history if change.kind is PODS]) > created
 
 
-def test_cpus_that_went_offline_in_this_boot_make_the_topology_be_read_anew(cluster: Cluster, make: Make) -> None:
+def test_cpus_that_went_offline_in_this_boot_make_the_topology_be_read_anew(
+    cluster: Cluster, make: Make, tmp_path: Path
+) -> None:
     first = make()
     assert first.describe().read("/proc/sys/kernel/osrelease")
     first.close()
-    (cluster.nodes["xeon2"].folder / "sys/devices/system/cpu/online").write_text("0-14\n")
+    kubelet = cluster.nodes["xeon2"]
+    kubelet.sysfs = shutil.copytree(kubelet.sysfs, tmp_path / "sys")
+    (kubelet.sysfs / "devices/system/cpu/online").write_text("0-14\n")
     again = make()
     with pytest.raises(ProvisionError, match=r"node xeon2: CPUs 0-14 are online, 0-15 were when .*start again"):
         again.describe().read("/proc/sys/kernel/osrelease")

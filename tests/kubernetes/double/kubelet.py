@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import base64
 import contextlib
+import functools
 import os
 import shutil
 import signal
 import subprocess
+import tempfile
 import threading
 import uuid
 from collections.abc import Iterator
@@ -26,6 +29,14 @@ from tests.kubernetes.double.validation import quantity
 from tests.sysfs_tree import sysfs_files, write_tree
 
 MARK = "KUBERNETES_DOUBLE_POD"
+
+
+@functools.cache
+def sysfs_of(topology: Topology) -> Path:
+    """A folder that looks like a node's /sys: made once, for all who only read it."""
+    folder = Path(tempfile.mkdtemp(prefix="sysfs-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return write_tree(sysfs_files(topology), folder)
 
 
 @dataclass(frozen=True)
@@ -106,8 +117,7 @@ class Kubelet:
         self.machine_cpus = frozenset(os.sched_getaffinity(0))
         folder.mkdir(parents=True, exist_ok=True)
         self.native = topology.cpus == read_topology().cpus
-        if not self.native:
-            write_tree(sysfs_files(topology), folder)
+        self.sysfs = Path("/sys") if self.native else sysfs_of(topology)
         self._numbers = iter(range(1 << 30))
         self._lock = threading.Lock()
         self._started: list[subprocess.Popen[bytes]] = []
@@ -165,7 +175,7 @@ class Kubelet:
                     (target / name).write_bytes(base64.b64decode(text))
             found[mount["mountPath"]] = target
         if not self.native:
-            found["/sys"] = self.folder / "sys"
+            found["/sys"] = self.sysfs
         found[""] = home
         return found
 
