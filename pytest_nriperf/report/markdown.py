@@ -60,8 +60,9 @@ def workflow_annotations(
             level, folder, verdict.test, title, "; ".join([f"{verdict.test}: {title}", *remarks(verdict)])
         )
     for one in unseen.tests:
-        if one.silent:
-            yield _annotation("warning", folder, one.test, "not judged", str(one))
+        if one.silent or one.why == "failed":
+            level = "error" if one.why == "failed" else "warning"
+            yield _annotation(level, folder, one.test, "not judged", str(one))
 
 
 def _told(test: str, verdicts: Sequence[Verdict]) -> Iterator[str]:

@@ -101,7 +101,8 @@ def test_what_was_not_judged_is_in_the_summary_and_on_its_test_and_cannot_be_for
     assert "<summary>3 of 5 gated tests judged; 1 skipped, 1 failed</summary>" in text
     assert "- suites/test\\_y.py::test\\_y\\[&lt;b&gt;\\] was skipped (50 % \\| of it ::error::oops): " in text
     assert "- suites/test\\_old.py is \\*not\\* there" in text
-    (line,) = workflow_annotations([SAME], unseen=UNSEEN, folder="perf, all")
+    line, other = workflow_annotations([SAME], unseen=UNSEEN, folder="perf, all")
+    assert other.startswith("::error file=perf%2C all/suites/test_z.py,title=not judged::")
     assert line.startswith(
         "::warning file=perf%2C all/suites/test_y.py,title=not judged::suites/test_y.py::test_y[<b>]"
     )
