@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from pytest_nriperf.balloons import BalloonSpec
-from pytest_nriperf.errors import NotHonouredError
+from pytest_nriperf.errors import NotHonouredError, ProvisionError, WorkerError
+from pytest_nriperf.generate.models import parse_model
+from pytest_nriperf.generate.process import WorkerGenerator
 from pytest_nriperf.provision import policy_zones
 from pytest_nriperf.provision.pod_grant import PodGrant
 from pytest_nriperf.seams import Launch
+from pytest_nriperf.topology import read_topology
 from pytest_nriperf.units import format_cpus
 from tests.kubernetes.conftest import Make
 from tests.kubernetes.double.cluster import Cluster, default_policy
 from tests.kubernetes.double.kinds import PODS, POLICIES, ZONES, Json
+from tests.tools import missing, needs
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
@@ -144,3 +153,39 @@ def test_a_policy_that_changes_while_we_measure_is_found_in_every_task(
         kubelet.pin(kubelet.processes[uid], container)
         with pytest.raises(NotHonouredError, match=text):
             grant.verify(0, stream)
+
+
+@pytest.fixture
+def shifted(tmp_path: Path) -> str:
+    """An interpreter for pods whose processes have a monotonic clock of their own, a day ahead; PID 1 has not."""
+    unshare = needs("unshare", package="util-linux")
+    apart = f"{unshare} --user --map-root-user --time --monotonic 86400 --fork {sys.executable}"
+    script = tmp_path / "python"
+    script.write_text(f'#!/bin/sh\ncase "$2" in wait) exec {sys.executable} "$@";; esac\nexec {apart} "$@"\n')
+    script.chmod(0o755)
+    if subprocess.run([script, "-c", "pass"], capture_output=True, check=False).returncode:
+        missing("time namespaces are not permitted here")
+    return str(script)
+
+
+def test_a_pod_with_a_clock_of_its_own_is_refused(cluster: Cluster, make: Make, shifted: str) -> None:
+    cluster.add_node("native", read_topology())
+    own = r"in a time namespace of (its|their) own \(monotonic clock off by 86400 s\)"
+    provisioner = make(node="native", python=shifted)
+    with pytest.raises(ProvisionError, match=own):
+        provisioner.topology()
+    provisioner.close()
+    # Where the node's files are known already, the worker tells it.
+    known = make(node="native", python=sys.executable)
+    known.topology()
+    known.close()
+    provisioner = make(node="native", policy="manage", python=shifted)
+    spec = BalloonSpec(cpus=1, hyperthreads="spread")
+    with (
+        provisioner.session([spec]),
+        provisioner.provision(spec) as grant,
+        contextlib.closing(WorkerGenerator(parse_model("sim:"))) as generator,
+        pytest.raises(WorkerError, match=own),
+    ):
+        generator.load(grant)
+    assert cluster.leftovers() == []
