@@ -87,6 +87,11 @@ class Verdict:
         """Whether more runs are for nothing: it is decided either way, or was refused before runs were compared."""
         return self.outcome != "unknown" or self.interval is None
 
+    @property
+    def word(self) -> str:
+        """The outcome for people: what was missing and begins now is stored."""
+        return "stored" if self.begun else self.outcome
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON; an upper limit that is infinite becomes null (a lower one is -1: -100 %)."""
         plain = asdict(self)

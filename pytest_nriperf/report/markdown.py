@@ -69,10 +69,11 @@ def _told(test: str, verdicts: Sequence[Verdict]) -> Iterator[str]:
     """Each verdict of a test with what there is to say of it, then what is to be said of all."""
     own, shared = parted([list(remarks(verdict)) for verdict in verdicts])
     for verdict, texts in zip(verdicts, own, strict=True):
-        yield f"- **{escaped(test)} · {escaped(verdict.metric)}: {verdict.outcome}**"
-        yield from (f"  - {escaped(text)}" for text in texts)
+        if texts:
+            yield f"- **{escaped(test)} · {escaped(verdict.metric)}: {verdict.word}**"
+            yield from (f"  - {escaped(text)}" for text in texts)
     if shared:
-        yield f"- {escaped(test)}, all of these:"
+        yield f"- **{escaped(test)} · {escaped(', '.join(verdict.metric for verdict in verdicts))}**"
         yield from (f"  - {escaped(text)}" for text in shared)
 
 
@@ -95,7 +96,7 @@ def escaped(text: str) -> str:
 def _cells(verdict: Verdict) -> list[str]:
     metric, baseline, now, change, interval, _, mde, runs, outcome = cells(verdict)
     found = (verdict.test, metric, baseline, now, change, interval, mde, runs)
-    return [*map(escaped, found), f"{_MARKS[verdict.outcome]} {outcome}"]
+    return [*map(escaped, found), f"{'✅' if verdict.begun else _MARKS[verdict.outcome]} {outcome}"]
 
 
 def _row(row: Sequence[str]) -> str:

@@ -39,7 +39,6 @@ class MetricLine:
     unit: str
     spread: float | None
     verdict: Verdict | None = None
-    note: str = ""
     name: str = ""
     against: tuple[str, float] | None = None
 
@@ -110,8 +109,7 @@ def _cells(line: MetricLine) -> list[str]:
     cells = [line.metric, f"{format_text(line.name)} {format_value(line.value, line.unit)}".strip(), ""]
     if line.spread is not None:
         cells[2] = f"±{line.spread * 100:.1f} %"
-    outcome = line.note or (verdict.outcome if verdict else "")
-    return [*cells, _compared(line), _change(line), outcome]
+    return [*cells, _compared(line), _change(line), verdict.word if verdict else ""]
 
 
 def _compared(line: MetricLine) -> str:

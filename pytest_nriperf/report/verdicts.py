@@ -49,7 +49,7 @@ def cells(verdict: Verdict) -> tuple[str, ...]:
         "-" if verdict.p is None else f"{verdict.p:.2g}",
         format_percent(verdict.mde),
         f"{verdict.runs} v {verdict.baseline_runs}",
-        verdict.outcome,
+        verdict.word,
     )
 
 
@@ -85,12 +85,12 @@ def remarks(verdict: Verdict) -> Iterator[str]:
 
 
 def counted(verdicts: Sequence[Verdict]) -> str:
-    """How many of each outcome.
+    """How many of each outcome; a baseline that begins is stored, no longer missing.
 
     >>> counted([Verdict("itl", "same", ""), Verdict("ttft", "worse", ""), Verdict("e2e", "same", "")])
     '1 worse, 2 same'
     """
-    counts = {outcome: sum(one.outcome == outcome for one in verdicts) for outcome in OUTCOMES}
+    counts = {word: sum(one.word == word for one in verdicts) for word in (*OUTCOMES, "stored")}
     return ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count) or "nothing to judge"
 
 

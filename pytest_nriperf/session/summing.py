@@ -53,11 +53,10 @@ def _line(name: str, result: Result, verdict: Verdict | None) -> MetricLine:
     metric = result.measurement.metric(name)
     low, high = metric.spread
     spread = (high - low) / 2 / metric.value if len(metric.per_run) > 1 and metric.value else None
-    note = "stored" if verdict is not None and verdict.begun else ""
     if not result.measurement.variants:
-        return MetricLine(name, metric.value, metric.unit, spread, verdict, note)
+        return MetricLine(name, metric.value, metric.unit, spread, verdict)
     (first, other), (second, _) = result.measurement.variants.items()
-    return MetricLine(name, metric.value, metric.unit, spread, verdict, note, second, (first, other.metric(name).value))
+    return MetricLine(name, metric.value, metric.unit, spread, verdict, second, (first, other.metric(name).value))
 
 
 def _variant_lines(measurement: Measurement) -> list[str]:

@@ -77,6 +77,15 @@ def test_markdown_escapes_what_comes_from_outside() -> None:
     assert len({row.replace("\\|", "").count("|") for row in rows}) == 1
 
 
+def test_a_baseline_that_begins_is_stored_and_what_all_metrics_share_is_said_once() -> None:
+    begun = replace(SAME, outcome="missing", reason="it begins with this session", stored=True)
+    text = markdown_summary([begun, replace(begun, metric="itl", warnings=("steal",))])
+    assert text.startswith("## Performance: 2 stored")
+    assert text.count("✅ stored") == 2
+    assert text.count("it begins with this session") == text.count("steal") == 1
+    assert "- **suites/test\\_x.py::test\\_x\\[a\\|b\\] · e2e, itl**" in text
+
+
 def test_markdown_without_verdicts_says_so() -> None:
     assert "nothing to judge" in markdown_summary([])
 
