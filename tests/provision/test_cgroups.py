@@ -77,7 +77,9 @@ def test_what_a_killed_owner_left_is_removed_and_what_a_living_one_has_is_not(hi
         "from pytest_nriperf.provision.cgroups import Hierarchy, cpuset_group\n"
         f"place = Hierarchy({hierarchy.version}, Path({str(hierarchy.parent)!r}), Path({str(hierarchy.ours)!r}))\n"
         f"with cpuset_group(place, frozenset([{one}]), frozenset([0])) as group:\n"
-        "    worker = subprocess.Popen([*group.command_prefix(), 'sleep', '600'], stdout=subprocess.DEVNULL)\n"
+        "    command = [*group.command_prefix(), 'sh', '-c', 'echo joined; exec sleep 600']\n"
+        "    worker = subprocess.Popen(command, stdout=subprocess.PIPE)\n"
+        "    worker.stdout.readline()\n"
         "    print(group.folder, worker.pid, flush=True)\n"
         "    sys.stdin.read()\n"
     )

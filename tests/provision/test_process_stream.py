@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -90,7 +91,7 @@ def test_what_a_worker_started_ends_with_it() -> None:
     # The orphan is init's to reap: gone, or a zombie that holds nothing.
     state = ""
     while alive(child) and state != "Z":
-        with open(f"/proc/{child}/stat") as file:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError), open(f"/proc/{child}/stat") as file:
             state = file.read().rpartition(")")[2].split()[0]
     assert state in ("", "Z")
 
