@@ -144,6 +144,15 @@ def format_text(text: object) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
+def format_lines(text: object) -> str:
+    """Text of several lines, each as `format_text` has it.
+
+    >>> format_lines("it broke\\n\\x1b[2J")
+    'it broke\\n\\\\x1b[2J'
+    """
+    return "\n".join(map(format_text, str(text).split("\n")))
+
+
 def short_path(path: str | os.PathLike[str]) -> str:
     """The path from here, where that is shorter.
 

@@ -695,3 +695,12 @@ def test_a_file_that_cannot_be_written_loses_nothing_else_and_fails_the_session(
     )
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     assert "Traceback" not in result.stdout.str() + result.stderr.str()
+
+
+def test_what_an_engine_says_as_it_dies_cannot_command_the_terminal(suite: pytest.Pytester) -> None:
+    conftest = suite.path / "conftest.py"
+    conftest.write_text(conftest.read_text().replace("clock=CLOCK)", "clock=CLOCK, die='it broke\\n\\x1b[2Jgone')"))
+    result = run(suite)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*it broke", "\\x1b[[]2Jgone *"])
+    assert "\x1b[2J" not in result.stdout.str()

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from pytest_nriperf.errors import NriperfError
+from pytest_nriperf.units import format_lines
 
 # name -> one line of help; the module pytest_nriperf.cli.<name> offers `arguments(parser)` and `run(options) -> int`.
 COMMANDS: dict[str, str] = {
@@ -50,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         status: int = import_module(f"pytest_nriperf.cli.{options.command}").run(options)
     except NriperfError as error:
-        print(f"nriperf {options.command}: {error}", file=sys.stderr)
+        print(f"nriperf {options.command}: {format_lines(error)}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
         return 130

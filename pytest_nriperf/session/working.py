@@ -55,6 +55,7 @@ from pytest_nriperf.session.sweeping import provisioner_of
 from pytest_nriperf.settings import Settings
 from pytest_nriperf.stats import suite_share
 from pytest_nriperf.sweep.existence import Site
+from pytest_nriperf.units import format_lines
 
 if TYPE_CHECKING:
     from pytest_nriperf.session.steering import Steering
@@ -223,7 +224,7 @@ class NriSession:
         if unwritten:
             report.outcome, report.longrepr = "failed", "\n".join(filter(None, (report.longreprtext, unwritten)))
         if call.excinfo is not None and isinstance(call.excinfo.value, NriperfError) and report.failed:
-            report.longrepr = str(call.excinfo.value)
+            report.longrepr = format_lines(call.excinfo.value)
         if call.excinfo is not None and isinstance(call.excinfo.value, VerdictFailure):
             # The short summary has one line a test, also where pytest would print all of them (CI=true).
             crash: Any = getattr(report.longrepr, "reprcrash", None)
