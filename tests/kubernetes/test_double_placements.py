@@ -1,7 +1,7 @@
 """The double places as a real node of the policy did: tests/data/kubernetes/placements.json.
 
 Recorded on 2 sockets x SNC-2 x 2 cores x 2 threads, siblings 0-1, 2-3, ...: pods one after the other as type, CPUs
-requested and CPUs that their container may use (for BestEffort pods those of their balloon; null where none has room).
+requested and CPUs that their container may use at first (null where none has room).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pytest_nriperf.topology import Cpu, NumaNode, Topology, simulated_topology
-from pytest_nriperf.units import format_cpus
+from pytest_nriperf.units import format_cpus, parse_cpus
 from tests.kubernetes.double.balloons_policy import Container, NoBalloon, Policy
 from tests.kubernetes.double.kinds import Json
 from tests.kubernetes.double.policy_config import read_config
@@ -45,6 +45,32 @@ def test_pods_get_the_recorded_cpus(case: Json) -> None:
         else:
             policy.add(pod)
             assert format_cpus(pod.pinned or ()) == pinned
+
+
+def test_idle_cpus_are_shared_until_somebody_gets_them() -> None:
+    topology = machine()
+    close = ["/sys/devices/system/node/node0"]
+    types = [
+        {"name": "n0", "minCPUs": 2, "maxCPUs": 2, "preferCloseToDevices": close},
+        {"name": "default", "shareIdleCPUsInSame": "numa"},
+    ]
+    policy = Policy(read_config({"reservedResources": {"cpu": "1"}, "balloonTypes": types}, topology), topology)
+    first, second = container(0, "", 0), container(1, "n0", 2)
+    policy.add(first)
+    zone = next(zone for zone in policy.zones() if zone["name"] == "default[0]")
+    own, shared = (entry["value"] for entry in zone["attributes"][:2])
+    node = next(node for node in topology.nodes if int(own) in node.cpus)
+    assert first.pinned == parse_cpus(own) | parse_cpus(shared)
+    assert first.pinned <= node.cpus
+    before = first.pinned
+    policy.add(second)
+    assert second.pinned is not None
+    assert first.pinned == before - second.pinned
+    policy.release(second)
+    # As the policy does it: CPUs of a balloon that goes are shared again with the next allocation.
+    assert first.pinned == before - second.pinned
+    policy.add(container(2, "", 0))
+    assert first.pinned == before
 
 
 def spread_pods(balancing: bool) -> list[str]:

@@ -102,6 +102,16 @@ def test_a_balloon_that_holds_others_too_is_not_ours(cluster: Cluster, make: Mak
         pass
 
 
+def test_a_type_that_shares_idle_cpus_gives_more_than_was_asked_for(cluster: Cluster, make: Make) -> None:
+    provisioner = make(balloon_types={"paired": "shared-local-cpus"})
+    with (
+        provisioner.session([SPEC]),
+        pytest.raises(NotHonouredError, match=r"that is \d allocated CPUs; the balloon type .* shareIdleCPUsInSame"),
+        provisioner.provision(SPEC),
+    ):
+        pass
+
+
 def test_a_policy_that_the_plugin_rejects_is_told_as_the_cause(cluster: Cluster, make: Make) -> None:
     # The policy in force does not hide hyperthreads; the one that the cluster shows would.
     hiding = {"name": "dedicated-cpus", "preferNewBalloons": True, "hideHyperthreads": True}

@@ -25,11 +25,12 @@ class NoBalloon(Exception):
 
 @dataclass
 class Balloon:
-    """An instance of a type: its CPUs as bits of the tree, the containers in it."""
+    """An instance of a type: its CPUs as bits of the tree, the idle ones that it shares, the containers in it."""
 
     type: BalloonType
     number: int
     mask: int = 0
+    shared: int = 0
     parts: list[Balloon] = field(default_factory=list)
     containers: list[Container] = field(default_factory=list)
 
@@ -98,6 +99,7 @@ class Policy:
             raise NoBalloon("no suitable balloon instance available")
         balloon.containers.append(container)
         self._resize(balloon)
+        self._share()
         self._pin(balloon)
 
     def release(self, container: Container) -> None:
@@ -106,6 +108,9 @@ class Policy:
             if container in balloon.containers:
                 balloon.containers.remove(container)
                 self._shrink(balloon)
+                # The CPUs of one that is deleted are shared with the next allocation only.
+                if balloon in self.balloons:
+                    self._share()
                 return
 
     def drop_zone(self, container: Container) -> None:
@@ -264,16 +269,33 @@ class Policy:
             balloon.mask &= ~(1 << bit)
             self.free |= 1 << bit
 
+    def _share(self) -> None:
+        """Idle CPUs for balloons whose types share those of their own core, cache, NUMA node, package or of all."""
+        elements = {
+            "system": (self.tree.root.mask,),
+            "package": self.tree.packages,
+            "die": self.tree.packages,
+            "numa": tuple(self.tree.nodes.values()),
+            "l2cache": self.tree.cores,
+            "core": self.tree.cores,
+        }
+        for balloon in self.balloons:
+            level = elements.get(balloon.type.spec.get("shareIdleCPUsInSame", ""), ())
+            shared = _union(element & self.free for element in level if element & balloon.mask)
+            if shared != balloon.shared:
+                balloon.shared = shared
+                self._pin(balloon)
+
     def _pin(self, balloon: Balloon) -> None:
+        given = balloon.mask | balloon.shared
         for container in balloon.containers:
             if not self.config.pin:
                 container.pinned = None
                 continue
             hide = container.annotation(_HIDE)
             hidden = balloon.type.hide if hide not in ("true", "false") else hide == "true"
-            mask = _first_threads(self.tree, balloon.mask) if hidden else balloon.mask
-            container.pinned = self.tree.cpus(mask)
-            nodes = self.topology.memory_near(self.tree.cpus(balloon.mask))
+            container.pinned = self.tree.cpus(_first_threads(self.tree, given) if hidden else given)
+            nodes = self.topology.memory_near(self.tree.cpus(given))
             container.memory = nodes if balloon.type.pin_memory else None
 
     # ------------------------------------------------------------------------------------------------------ zones
@@ -293,7 +315,7 @@ class Policy:
         available = max(0, self._most(balloon)) // 1000
         attributes = [
             ("cpuset", self._text(balloon.mask)),
-            ("shared cpuset", ""),
+            ("shared cpuset", self._text(balloon.shared)),
             ("excess cpus", f"{max(0, excess)}m"),
         ]
         if balloon.parts:
