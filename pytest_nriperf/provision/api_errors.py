@@ -171,6 +171,10 @@ def _status_of(body: Any) -> Json:
 
 
 def retry_after(headers: Mapping[str, str]) -> float:
-    """After how many seconds the server wants to be asked again."""
+    """After how many seconds the server wants to be asked again.
+
+    >>> retry_after({"retry-after": "3"}), retry_after({})
+    (3.0, 0.0)
+    """
     text = next((value for key, value in headers.items() if key.lower() == "retry-after"), "0")
     return float(text) if re.fullmatch(r"\d+(\.\d+)?", text) else 0.0

@@ -52,6 +52,8 @@ def checkup(provisioner: KubernetesProvisioner) -> Iterator[Fact]:
         ("ended pods", _ended),
         ("topology", _topology),
     )
+    # Many questions over one connection; the provisioner's end closes it.
+    provisioner.cluster.keep = True
     well = True
     for name, step in steps:
         fact = _asked(name, step, provisioner)

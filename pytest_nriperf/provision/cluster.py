@@ -273,12 +273,11 @@ class Cluster:
             response = self._api.rest_client.request(call.method, url, **words)
             data, status, headers = response.read(), int(response.status), dict(response.getheaders())
         except ApiException as error:
-            data, status, headers = error.body or b"", int(error.status or 0), dict(error.headers or {})
+            if not error.status:
+                return (*self._unreached(call, str(error.reason)), b"")
+            data, status, headers = error.body or b"", int(error.status), dict(error.headers or {})
         except (HTTPError, OSError) as error:
-            text = re.sub(r"<[^>]*>:? ?", "", str(error))
-            fact = f"the API server {self.address} does not answer ({call.method} {call.path}: {text[:200]})"
-            failure = ApiFailure(fact, "check the network and `kubectl cluster-info`", reason="Unreachable")
-            return failure, None if "certificate" in text else 0.0, b""
+            return (*self._unreached(call, str(error)), b"")
         finally:
             if not self.keep:
                 self.close()
@@ -288,6 +287,15 @@ class Cluster:
         name = call.name or ((call.body or {}).get("metadata") or {}).get("name", "")
         failure = api_failure(status, data, call.resource.title, name, call.namespace)
         return failure, retry_after(headers) if status in (429, 500, 502, 503, 504) else None, b""
+
+    def _unreached(self, call: Call, why: str) -> tuple[ApiFailure, float | None]:
+        """No answer: why not, and after how many seconds to try again."""
+        text = " ".join(re.sub(r"<[^>]*>:? ?", "", why).split())[:200]
+        fact = f"the API server {self.address} does not answer ({call.method} {call.path}: {text})"
+        if "certificate" in text.lower():
+            step = "its certificate is not what the kubeconfig expects, or something stands between: kubectl get nodes"
+            return ApiFailure(fact, step, reason="Untrusted"), None
+        return ApiFailure(fact, "check the network and `kubectl cluster-info`", reason="Unreachable"), 0.0
 
 
 def _load(config: Any, configuration: Any, context: str) -> tuple[str, str]:

@@ -265,12 +265,12 @@ class KubernetesProvisioner:
             raise
 
     def _take_hold(self) -> None:
+        self._cluster.keep = True
         check_rights(self._cluster, self.profile)
         where = self.profile
         lease = NodeLease(
             self._cluster, self.node, where.lease_namespace, self.session_id, self._lease_s, pods_in=where.namespace
         )
-        self._cluster.keep = True
         self._lease = self._undo.enter_context(lease)
         # A node may be held before a session begins (its topology is read), and the session may never come.
         atexit.register(self.close)

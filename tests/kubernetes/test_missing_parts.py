@@ -16,6 +16,7 @@ from pytest_nriperf.settings import NodeProfile, Settings
 from tests.kubernetes.conftest import Make
 from tests.kubernetes.double.cluster import Cluster
 from tests.kubernetes.double.kinds import PODS, Json
+from tests.kubernetes.double.server import make_certificate
 
 
 def test_without_a_kubeconfig_the_way_to_one_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -73,6 +74,20 @@ def test_pods_run_in_the_namespace_of_the_context_unless_the_profile_names_one(
         with contextlib.closing(kubernetes_provisioner("xeon2", Settings(nodes=nodes))) as found:
             assert found.profile.namespace == used
             assert found.cluster.context == "double"
+
+
+def test_a_server_that_is_not_the_kubeconfigs_is_told_at_once(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = cluster.kubeconfig()
+    _, other = make_certificate(tmp_path)
+    path.write_text(path.read_text().replace(str(cluster.certificate), str(other)))
+    monkeypatch.setenv("KUBECONFIG", str(path))
+    asked: list[str] = []
+    cluster.server.on_request = lambda request: asked.append(request.target)
+    with pytest.raises(ProvisionError, match=r"does not answer .*certificate.*is not what the kubeconfig expects"):
+        kubernetes_provisioner("xeon2", Settings())
+    assert asked == []
 
 
 def test_an_unknown_context_is_named(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
