@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pytest_nriperf.balloons import BalloonSpec, place
+from pytest_nriperf.balloons import BalloonSpec, Placement, place
 from pytest_nriperf.errors import NotHonouredError, NriperfError, SettingsError
 from pytest_nriperf.provision import manifests
 from pytest_nriperf.provision.balloon_types import choose_type, plan_types, with_types
@@ -59,8 +59,17 @@ def schemas() -> list[Json]:
     return found
 
 
+def must_share_cores_anywhere(placement: Placement) -> bool:
+    """Whether spread replicas that reach over NUMA nodes have threads of the same cores: there are no more cores."""
+    cores = [{MACHINE.cpu(cpu).core for cpu in replica.allocated} for replica in placement.replicas]
+    several = any(len(MACHINE.nodes_of(replica.allocated)) > 1 for replica in placement.replicas)
+    spread = placement.spec.hyperthreads == "spread" and placement.spec.numa == "any"
+    return spread and several and sum(map(len, cores)) > len(set[int]().union(*cores))
+
+
 @settings(max_examples=60, deadline=None)
 @given(spec=specs)
+@example(spec=BalloonSpec(cpus="25%", hyperthreads="spread", replicas=3))
 def test_managed_policies_are_valid_and_grant_what_was_planned(spec: BalloonSpec) -> None:
     try:
         placement = place(spec, MACHINE, allowed=MACHINE.online, reserved=[0])
@@ -85,7 +94,13 @@ def test_managed_policies_are_valid_and_grant_what_was_planned(spec: BalloonSpec
         told = Published(policy.tree.cpus(zone.mask), container.pinned)
         memory = frozenset(range(4) if container.memory is None else container.memory)
         seen.append(Seen(f"p{number}", container.pinned, memory, told))
-    granted = granted_placement(placement, seen, MACHINE, frozenset([0]))
+    try:
+        granted = granted_placement(placement, seen, MACHINE, frozenset([0]))
+    except NotHonouredError:
+        # A core that nobody has draws the policy more than keeping a replica's threads apart does.
+        if must_share_cores_anywhere(placement):
+            return
+        raise
     planned = [MACHINE.nodes_of(replica.allocated) for replica in placement.replicas]
     # Where a replica of numa="any" needs several NUMA nodes, which ones is a prediction.
     if spec.numa != "any" or all(len(nodes) == 1 for nodes in planned):
