@@ -177,6 +177,11 @@ def test_nights_keep_baselines_and_an_intended_change_is_accepted_on_its_branch(
     done(clone, step("Keep the baselines"))
     assert kept(clone) == 3
 
+    # A branch that was begun before all this and changed nothing is judged by what holds now.
+    done(clone, "git reset -q --hard && git checkout -q -b stale $(git rev-list --max-parents=0 HEAD)")
+    done(clone, step("Baselines"))
+    assert [file.read_text().count('"session"') for file in clone.glob("baselines/*/*/*.json")] == [3]
+
 
 def test_a_baseline_that_main_deletes_is_gone_for_the_nights_too(clone: Path) -> None:
     (clone / "baselines/old").mkdir(parents=True)
