@@ -73,6 +73,7 @@ class ExistingType:
     hides: bool = False
     spreads: bool = False
     own_cores: bool = False
+    balances: bool = False
     shares: bool = False
     separate: bool = False
     matched: bool = field(default=False, compare=False)
@@ -179,6 +180,7 @@ def existing_types(spec: Json) -> list[ExistingType]:
                 hides=bool(entry.get("hideHyperthreads")),
                 spreads=bool(entry.get("preferSpreadOnPhysicalCores", spec.get("preferSpreadOnPhysicalCores"))),
                 own_cores=bool(overloading & set(entry.get("loads") or ())),
+                balances=bool(entry.get("allocatorTopologyBalancing", spec.get("allocatorTopologyBalancing"))),
                 shares=bool(entry.get("shareIdleCPUsInSame")),
                 separate=bool(entry.get("preferNewBalloons")),
             )
@@ -200,16 +202,17 @@ def choose_type(
                 f"its types are {_names(types)}; mend balloon_types of [tool.nriperf.nodes.{profile}]",
             )
         _check_size(chosen, cpus, node)
+        _check_placement(chosen, spec, node)
         return TypeChoice(chosen.name, hide=kind == "hidden" and not chosen.hides)
     usable = [entry for entry in types if _fits(entry, cpus) and entry.separate and not entry.shares]
-    if kind == "hidden":
-        for entry in usable:
-            if entry.hides and not entry.spreads:
-                return TypeChoice(entry.name)
-    suitable = {
-        "spread": [entry for entry in usable if not entry.hides and (entry.own_cores or entry.spreads)],
-        "paired": [entry for entry in usable if not entry.hides and not entry.spreads and not entry.own_cores],
-    }["spread" if kind == "spread" else "paired"]
+    hiding = [entry for entry in usable if kind == "hidden" and entry.hides and not entry.spreads]
+    suitable = (
+        hiding
+        or {
+            "spread": [entry for entry in usable if not entry.hides and (entry.own_cores or entry.spreads)],
+            "paired": [entry for entry in usable if not entry.hides and not entry.spreads and not entry.own_cores],
+        }["spread" if kind == "spread" else "paired"]
+    )
     if not suitable:
         raise SettingsError(
             f"node {node}: no balloon type of its policy gives {cpus} CPUs of a balloon's own with "
@@ -217,8 +220,9 @@ def choose_type(
             f'add such a type and name it, balloon_types = {{{kind} = "..."}} in [tool.nriperf.nodes.{profile}], '
             'or let us write it: policy = "manage" (or --nri-manage)',
         )
-    best = max(suitable, key=lambda entry: entry.own_cores)
-    return TypeChoice(best.name, hide=kind == "hidden")
+    best = max(suitable, key=lambda entry: (entry.own_cores, entry.balances == (spec.placement == "balance")))
+    _check_placement(best, spec, node)
+    return TypeChoice(best.name, hide=kind == "hidden" and not best.hides)
 
 
 def _fits(entry: ExistingType, cpus: int) -> bool:
@@ -232,6 +236,19 @@ def _check_size(entry: ExistingType, cpus: int, node: str) -> None:
             f"node {node}: balloon type {entry.name} ({limits}) cannot have exactly {cpus} CPUs",
             "ask for a size inside these limits, or map another type",
         )
+
+
+def _check_placement(entry: ExistingType, spec: BalloonSpec, node: str) -> None:
+    """Several replicas lie as the type says. One alone, one a NUMA node and parts of all nodes lie the same anyway."""
+    if spec.numa == "all" or spec.replicas in (1, "numa") or entry.balances == (spec.placement == "balance"):
+        return
+    does = "spreads replicas over NUMA nodes" if entry.balances else "puts replicas into as few NUMA nodes as it can"
+    raise SettingsError(
+        f"node {node}: balloon type {entry.name} {does} (allocatorTopologyBalancing), asked for was "
+        f"placement={spec.placement!r}",
+        f'use placement="{"balance" if entry.balances else "pack"}", map another type in balloon_types, or let us '
+        'write the types: policy = "manage" (or --nri-manage)',
+    )
 
 
 def _names(types: Sequence[ExistingType]) -> str:

@@ -45,7 +45,7 @@ def granted_placement(
             raise NotHonouredError(
                 f"replica {number} (pod {view.pod}): asked for {_asked(spec, planned.cpus)}, granted were CPUs "
                 f"{format_cpus(view.cpus)}: {fault}",
-                likely_cause(planned.cpus, view, topology, rejected),
+                likely_cause(planned, view, topology, rejected),
             )
         memory = () if spec.memory == "any" else topology.memory_near(allocated)
         _check_memory(spec, number, view, frozenset(memory), topology)
@@ -58,7 +58,7 @@ def granted_placement(
     return Placement(spec, planned.cpus, tuple(replicas), topology.name)
 
 
-def likely_cause(cpus: int, view: Seen, topology: Topology, rejected: str = "") -> str:
+def likely_cause(planned: Placement, view: Seen, topology: Topology, rejected: str = "") -> str:
     """Why a pod may see other CPUs than its balloon should have."""
     if view.cpus == topology.online:
         return (
@@ -82,7 +82,12 @@ def likely_cause(cpus: int, view: Seen, topology: Topology, rejected: str = "") 
             "the balloon type puts several containers into one balloon: map one with preferNewBalloons in the profile "
             '(balloon_types), or let us write the types with policy = "manage"'
         )
-    if len(view.cpus) != cpus:
+    if planned.spec.hyperthreads == "spread" and shares_cores(planned, topology):
+        return (
+            "replicas share cores here, and then the policy does not keep each replica's own threads on different "
+            'cores: ask for fewer replicas or CPUs, or for numa="single"'
+        )
+    if len(view.cpus) != planned.cpus:
         return (
             "the balloon type has limits or shares idle CPUs (minCPUs, maxCPUs, shareIdleCPUsInSame): map another type "
             'in the profile (balloon_types), or let us write the types with policy = "manage"'
@@ -91,6 +96,12 @@ def likely_cause(cpus: int, view: Seen, topology: Topology, rejected: str = "") 
         "the node's free CPUs do not allow it, or the balloon type chooses otherwise: free the node, or let us write "
         'the types with policy = "manage"'
     )
+
+
+def shares_cores(placement: Placement, topology: Topology) -> bool:
+    """Whether replicas have threads of the same core."""
+    cores = [{topology.cpu(cpu).core for cpu in replica.allocated} for replica in placement.replicas]
+    return sum(map(len, cores)) > len(set().union(*cores))
 
 
 def _asked(spec: BalloonSpec, cpus: int) -> str:

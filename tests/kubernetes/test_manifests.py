@@ -15,7 +15,7 @@ from pytest_nriperf.balloons import BalloonSpec, Placement, place
 from pytest_nriperf.errors import NotHonouredError, NriperfError, SettingsError
 from pytest_nriperf.provision import manifests
 from pytest_nriperf.provision.balloon_types import choose_type, plan_types, with_types
-from pytest_nriperf.provision.honoured import Seen, granted_placement
+from pytest_nriperf.provision.honoured import Seen, granted_placement, shares_cores
 from pytest_nriperf.provision.policy_zones import Published
 from pytest_nriperf.settings import NodeProfile
 from pytest_nriperf.topology import simulated_topology
@@ -59,12 +59,13 @@ def schemas() -> list[Json]:
     return found
 
 
-def must_share_cores_anywhere(placement: Placement) -> bool:
-    """Whether spread replicas that reach over NUMA nodes have threads of the same cores: there are no more cores."""
-    cores = [{MACHINE.cpu(cpu).core for cpu in replica.allocated} for replica in placement.replicas]
-    several = any(len(MACHINE.nodes_of(replica.allocated)) > 1 for replica in placement.replicas)
-    spread = placement.spec.hyperthreads == "spread" and placement.spec.numa == "any"
-    return spread and several and sum(map(len, cores)) > len(set[int]().union(*cores))
+def not_honoured(placement: Placement, seen: list[Seen]) -> str:
+    """What is said against a grant, empty when nothing is."""
+    try:
+        granted_placement(placement, seen, MACHINE, frozenset([0]))
+    except NotHonouredError as error:
+        return str(error)
+    return ""
 
 
 @settings(max_examples=60, deadline=None)
@@ -94,13 +95,12 @@ def test_managed_policies_are_valid_and_grant_what_was_planned(spec: BalloonSpec
         told = Published(policy.tree.cpus(zone.mask), container.pinned)
         memory = frozenset(range(4) if container.memory is None else container.memory)
         seen.append(Seen(f"p{number}", container.pinned, memory, told))
-    try:
-        granted = granted_placement(placement, seen, MACHINE, frozenset([0]))
-    except NotHonouredError:
-        # A core that nobody has draws the policy more than keeping a replica's threads apart does.
-        if must_share_cores_anywhere(placement):
-            return
-        raise
+    if plan.roams and shares_cores(placement, MACHINE):
+        # The policy would rather keep off cores of others than off a balloon's own; that is found and told.
+        found = not_honoured(placement, seen)
+        assert not found or "two threads of a core are among them; replicas share cores here" in found
+        return
+    granted = granted_placement(placement, seen, MACHINE, frozenset([0]))
     planned = [MACHINE.nodes_of(replica.allocated) for replica in placement.replicas]
     # Where a replica of numa="any" needs several NUMA nodes, which ones is a prediction.
     if spec.numa != "any" or all(len(nodes) == 1 for nodes in planned):
@@ -220,6 +220,24 @@ def test_a_policy_that_the_plugin_rejects_is_a_likely_cause() -> None:
         )
 
 
+def test_several_replicas_need_a_type_that_lays_them_as_asked() -> None:
+    packing: Json = {"name": "packing", "preferNewBalloons": True}
+    balancing = {**packing, "name": "balancing", "allocatorTopologyBalancing": True}
+    two, packed = BalloonSpec(cpus=4, replicas=2), BalloonSpec(cpus=4, replicas=2, placement="pack")
+    assert choice(two, [packing, balancing]).name == "balancing"
+    assert choice(packed, [packing, balancing]).name == "packing"
+    with pytest.raises(SettingsError, match=r"type packing puts replicas into as few.*placement=\"pack\""):
+        choice(two, [packing])
+    with pytest.raises(SettingsError, match=r"type balancing spreads replicas.*asked for was placement='pack'"):
+        choice(packed, [packing, balancing], paired="balancing")
+    for spec in (
+        BalloonSpec(cpus=4),
+        BalloonSpec(cpus=4, replicas="numa"),
+        BalloonSpec(cpus=4, replicas=2, numa="all"),
+    ):
+        assert choice(spec, [packing]).name == "packing"
+
+
 @pytest.mark.parametrize(
     ("asked", "allowed", "text"),
     [
@@ -243,6 +261,14 @@ def test_memory_may_come_from_where_it_was_asked_for(asked: str, allowed: list[i
     else:
         granted = granted_placement(placement, [view], MACHINE)
         assert granted.replicas[0].memory_nodes == (() if asked == "any" else (0,))
+
+
+def test_a_spread_replica_with_two_threads_of_a_core_is_told_where_replicas_share_cores() -> None:
+    spec = BalloonSpec(cpus=7, hyperthreads="spread", replicas=3)
+    placement = place(spec, MACHINE, allowed=MACHINE.online, reserved=[0])
+    view = Seen("p", frozenset([15, 19, 26, 28, 29, 30, 31]), frozenset([2]))
+    with pytest.raises(NotHonouredError, match=r"two threads of a core .*; replicas share cores here, .*ask for fewer"):
+        granted_placement(placement, [view], MACHINE)
 
 
 def test_replicas_that_share_a_cpu_are_not_honoured() -> None:

@@ -183,7 +183,8 @@ def test_what_fits_into_no_balloon_is_waited_for_and_then_told_in_the_policys_wo
     cluster: Cluster, make: Make
 ) -> None:
     types = [{"name": "own", "preferNewBalloons": True, "maxBalloons": 1, "minCPUs": 2, "maxCPUs": 2}]
-    cluster.put_policy("default", {"reservedResources": {"cpu": "1"}, "balloonTypes": types})
+    followed = {"reservedResources": {"cpu": "1"}, "allocatorTopologyBalancing": True, "balloonTypes": types}
+    cluster.put_policy("default", followed)
     provisioner = make(balloon_types={"paired": "own"})
     spec = BalloonSpec(cpus=2, replicas=2)
     with (
