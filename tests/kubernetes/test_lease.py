@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,9 @@ from pytest_nriperf.errors import NodeBusyError, ProvisionError, WorkerError
 from pytest_nriperf.provision import cluster as provision_cluster
 from pytest_nriperf.provision import lease as provision_lease
 from pytest_nriperf.provision.kubernetes import KubernetesProvisioner
+from pytest_nriperf.recording import finished_runs
 from pytest_nriperf.seams import Launch, Prompt, Work
+from pytest_nriperf.sessions import find_recordings
 from tests.kubernetes.conftest import Make
 from tests.kubernetes.double.api import Request
 from tests.kubernetes.double.cluster import Cluster
@@ -22,6 +25,7 @@ from tests.kubernetes.double.faults import Fault
 from tests.kubernetes.double.kinds import CONFIG_MAPS, LEASES, PODS, POLICIES, Json
 from tests.kubernetes.test_provisioner import run
 from tests.kubernetes.test_rights import USER, roles
+from tests.kubernetes.typed import typed
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
@@ -193,6 +197,38 @@ def test_a_lease_that_was_taken_over_is_told_by_name_and_left_to_its_holder(clus
             pass
     assert cluster.leftovers() == ["leases/nriperf-xeon2"]
     assert stored(cluster)["spec"]["holderIdentity"] == "somebody@elsewhere process 1"
+
+
+SUITE = """
+import pytest
+
+@pytest.mark.llm(model="sim:itl=2ms,ttft=5ms")
+@pytest.mark.balloon(cpus=2)
+@pytest.mark.parametrize("number", [1, 2])
+def test_chat(llm, number):
+    llm.measure("hello", max_new_tokens=4, requests=1)
+"""
+
+
+def test_a_session_that_lost_its_node_records_no_more_and_ends(cluster: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "test_suite.py").write_text(SUITE)
+    starts: list[str] = []
+
+    def second_run(request: Request) -> None:
+        if "command=run" in request.target and "observer" not in request.target:
+            starts.append(request.target)
+            if len(starts) == 2:
+                take_over(cluster)
+
+    cluster.server.on_request = second_run
+    command = ["pytest", "-q", "-p", "no:cacheprovider", "--rootdir=.", "--nri-node=xeon2", "--nri-runs=3"]
+    done = typed(cluster, tmp_path, [*command, "--nri-collect=none", "--nri-out=out"])
+    assert done.returncode == 1
+    assert "1 failed, 1 error" in done.stdout
+    assert "taken over while we measured, by somebody@elsewhere process 1 since 20" in done.stdout
+    assert "Traceback" not in done.stdout
+    assert [finished_runs(folder) for folder in find_recordings(tmp_path / "out")] == [(1,)]
+    assert cluster.leftovers() == ["leases/nriperf-xeon2"]
 
 
 def test_the_policy_of_who_took_the_node_over_is_not_touched(cluster: Cluster, make: Make) -> None:
