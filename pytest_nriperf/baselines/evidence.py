@@ -82,8 +82,16 @@ def evidence(measurement: Measurement) -> Evidence:
 
 
 def read_evidence(path: Path) -> list[Evidence]:
-    """Evidence of every recording that a path names: a recording, a session, or an out folder (its newest session)."""
-    return [evidence(Measurement.from_recording(folder)) for folder in find_recordings(path)]
+    """Evidence of every recording that a path names: a recording, a session, or an out folder (its newest session).
+
+    One that was broken off before its first run was finished says nothing and is left out. Raises RecordingError where
+    that holds for all.
+    """
+    measured = [Measurement.from_recording(folder) for folder in find_recordings(path)]
+    found = [evidence(one) for one in measured if one.runs]
+    if not found:
+        raise RecordingError(f"{path} has no finished run", "go on with it (pytest --nri-resume), or measure again")
+    return found
 
 
 def session_record(measurement: Measurement) -> SessionRecord:

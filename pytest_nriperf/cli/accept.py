@@ -75,7 +75,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Show what would change, then change it; 1 when something was refused or nobody agreed."""
     settings = settings_here(options.baselines)
-    found = [one for one in read_evidence(options.session or settings.path(settings.out)) if _wanted(one, options.test)]
+    where = options.session or settings.path(settings.out)
+    found = [one for one in read_evidence(where) if _wanted(one, options.test)]
     # A variant is judged against the other one: a baseline of it would be read by nobody.
     found = [one for one in found if not one.variant or store_for(settings, one).find(one.test_file, one.key)]
     steps = [_planned(one, store_for(settings, one), restart=options.restart) for one in found]

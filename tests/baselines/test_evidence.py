@@ -8,9 +8,9 @@ import pytest
 
 from pytest_nriperf.baselines.evidence import read_evidence
 from pytest_nriperf.errors import RecordingError
-from pytest_nriperf.recording import write_run
+from pytest_nriperf.recording import write_document, write_run
 from pytest_nriperf.seams import CounterRow
-from tests.recorded import record_session, run_of
+from tests.recorded import described, record_session, run_of
 
 SECOND = 1_000_000_000
 
@@ -72,6 +72,16 @@ def test_a_repeated_run_is_left_out_and_told(tmp_path: Path) -> None:
     (one,) = read_evidence(session_with(tmp_path, *rows, runs={"2": {"repeated": True}}))
     assert len(one.record.values("itl")) == 2
     assert one.record.remarks == {2: "steal 50.0 % of CPU time; repeated"}
+
+
+def test_a_recording_that_was_broken_off_before_its_first_run_hides_no_other(tmp_path: Path) -> None:
+    session = record_session(tmp_path, "s1", [10.0, 11.0])
+    (tmp_path / "s1/test_more").mkdir()
+    document = {key: value for key, value in described("a.py::test_more", 1).items() if key != "fingerprint"}
+    write_document(tmp_path / "s1/test_more", document)
+    assert [one.test for one in read_evidence(session)] == ["suites/test_chat.py::test_chat"]
+    with pytest.raises(RecordingError, match=r"test_more has no finished run; go on with it \(pytest --nri-resume\)"):
+        read_evidence(tmp_path / "s1/test_more")
 
 
 def test_a_document_that_lacks_a_field_is_refused_by_name(tmp_path: Path) -> None:
