@@ -10,11 +10,14 @@ import pytest
 import yaml
 
 from pytest_nriperf.errors import EnvironmentFault, ProvisionError, SettingsError
+from pytest_nriperf.provision import cluster as provision_cluster
+from pytest_nriperf.provision.cluster import NODES
 from pytest_nriperf.provision.kubernetes import kubernetes_provisioner
 from pytest_nriperf.provision.node_files import files_of
 from pytest_nriperf.settings import NodeProfile, Settings
 from tests.kubernetes.conftest import Make
 from tests.kubernetes.double.cluster import Cluster
+from tests.kubernetes.double.faults import Fault
 from tests.kubernetes.double.kinds import PODS, Json
 from tests.kubernetes.double.server import make_certificate
 
@@ -74,6 +77,24 @@ def test_pods_run_in_the_namespace_of_the_context_unless_the_profile_names_one(
         with contextlib.closing(kubernetes_provisioner("xeon2", Settings(nodes=nodes))) as found:
             assert found.profile.namespace == used
             assert found.cluster.context == "double"
+
+
+def test_a_server_that_never_answered_is_not_waited_for_as_long_as_one_that_did(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig()))
+    monkeypatch.setattr(provision_cluster, "FIRST_S", 0.5)
+    cluster.faults.add(Fault("reset", times=1 << 30))
+    with pytest.raises(
+        ProvisionError, match=r"API server https://127.0.0.1:\d+ does not answer .*kubectl cluster-info"
+    ):
+        kubernetes_provisioner("xeon2", Settings())
+    tries = len(cluster.faults.seen)
+    assert 1 < tries < 10
+    cluster.faults.clear()
+    with contextlib.closing(kubernetes_provisioner("xeon2", Settings())) as node:
+        cluster.faults.add(Fault("reset", times=tries + 2))
+        assert node.cluster.get(NODES, "xeon2") is not None
 
 
 def test_a_server_that_is_not_the_kubeconfigs_is_told_at_once(
