@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 
@@ -91,7 +90,7 @@ def test_what_a_worker_started_ends_with_it() -> None:
     # The orphan is init's to reap: gone, or a zombie that holds nothing.
     state = ""
     while alive(child) and state != "Z":
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError), open(f"/proc/{child}/stat") as file:
+        with suppress(FileNotFoundError, ProcessLookupError), open(f"/proc/{child}/stat") as file:
             state = file.read().rpartition(")")[2].split()[0]
     assert state in ("", "Z")
 
