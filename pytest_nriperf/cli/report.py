@@ -12,7 +12,7 @@ from typing import Any
 from pytest_nriperf.baselines import Verdict
 from pytest_nriperf.cli.judge import gathered, judged
 from pytest_nriperf.cli.judging import add_judging, exit_status
-from pytest_nriperf.recording import DOCUMENT, read_json
+from pytest_nriperf.recording import DOCUMENT, finished_runs, read_json
 from pytest_nriperf.report.contents import Contents, gather, recordings_of
 from pytest_nriperf.report.files import write_files
 from pytest_nriperf.report.html import write_report
@@ -63,7 +63,8 @@ def run(options: argparse.Namespace) -> int:
 def _verdicts(folders: Sequence[Path], options: argparse.Namespace) -> list[Verdict]:
     """Verdicts of the measurements that had a gate, sessions of one test together."""
     options.rule, options.against = "sessions", None
-    gated = [folder for folder in recordings_of(folders) if read_json(folder / DOCUMENT).get("gate", {}).get("metrics")]
+    finished = [folder for folder in recordings_of(folders) if finished_runs(folder)]
+    gated = [folder for folder in finished if read_json(folder / DOCUMENT).get("gate", {}).get("metrics")]
     return judged(gathered(gated), [], options)
 
 

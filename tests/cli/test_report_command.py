@@ -103,3 +103,16 @@ def test_damage_is_named_and_no_page_is_left(out: Path, tmp_path: Path, capsys: 
     assert main(["report", str(copy), "-o", str(tmp_path / "p.html")]) == 3
     assert victim.name in capsys.readouterr().err
     assert not (tmp_path / "p.html").exists()
+
+
+def test_a_measurement_without_a_finished_run_keeps_no_page_from_being_written(out: Path, tmp_path: Path) -> None:
+    session = Path(shutil.copytree(next(out.glob("*/")), tmp_path / "night"))
+    (recording, *_) = sorted(session.glob("*/recording.json"))
+    document = json.loads(recording.read_text())
+    for key in ("fingerprint", "versions"):
+        document.pop(key, None)
+    (session / "begun").mkdir()
+    gate = {"metrics": ["itl"], "alpha": 0.05, "runs": [5, 5]}
+    (session / "begun/recording.json").write_text(json.dumps({**document, "gate": gate, "runs": {}}))
+    assert main(["report", str(session), "-o", str(tmp_path / "p.html")]) == 0
+    assert (tmp_path / "p.html").exists()
