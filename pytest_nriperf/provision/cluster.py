@@ -24,7 +24,8 @@ from pytest_nriperf.provision.exec_channel import ExecChannel
 Json = dict[str, Any]
 
 TIMEOUT_S = (10.0, 30.0)
-# For a server that has answered before, and for one that has not: the address may be wrong.
+# For a server that answers, and for one that never has (the address may be wrong) or does not any more: what is to be
+# undone then would wait as long for each piece.
 PATIENCE_S = 30.0
 FIRST_S = 10.0
 PAGE = "500"
@@ -103,7 +104,7 @@ class Cluster:
         self._configuration = configuration
         self.address = str(configuration.host)
         self._api = client.ApiClient(configuration)
-        self._answered = False
+        self._answers = False
         # Whether connections stay open between calls: while a node is held. Nobody closes them otherwise.
         self.keep = False
 
@@ -251,13 +252,14 @@ class Cluster:
     def _raw(self, call: Call) -> bytes:
         """The answer's bytes. Tried again while the server is busy or out of reach; the call remembers what went
         wrong before, since it may have been done all the same."""
-        deadline = time.monotonic() + (PATIENCE_S if self._answered else FIRST_S)
+        deadline = time.monotonic() + (PATIENCE_S if self._answers else FIRST_S)
         for delay in _delays():
             failure, pause, data = self._once(call)
-            self._answered = self._answered or failure is None or failure.status > 0
+            self._answers |= failure is None or failure.status > 0
             if failure is None:
                 return data
             if pause is None or time.monotonic() + max(pause, delay) > deadline:
+                self._answers = failure.status > 0
                 raise failure
             call.failures.append(failure)
             time.sleep(max(pause, delay))

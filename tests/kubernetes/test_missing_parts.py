@@ -89,12 +89,22 @@ def test_a_server_that_never_answered_is_not_waited_for_as_long_as_one_that_did(
         ProvisionError, match=r"API server https://127.0.0.1:\d+ does not answer .*kubectl cluster-info"
     ):
         kubernetes_provisioner("xeon2", Settings())
-    tries = len(cluster.faults.seen)
-    assert 1 < tries < 10
     cluster.faults.clear()
     with contextlib.closing(kubernetes_provisioner("xeon2", Settings())) as node:
-        cluster.faults.add(Fault("reset", times=tries + 2))
+        monkeypatch.setattr(provision_cluster, "FIRST_S", 0.05)
+        cluster.faults.seen.clear()
+        cluster.faults.add(Fault("reset", times=3))
         assert node.cluster.get(NODES, "xeon2") is not None
+        assert len(cluster.faults.seen) == 3
+        # Once it has been waited for in vain, nothing else waits as long.
+        monkeypatch.setattr(provision_cluster, "PATIENCE_S", 0.5)
+        cluster.faults.add(Fault("reset", times=1 << 30))
+        for _ in range(2):
+            cluster.faults.seen.clear()
+            with pytest.raises(ProvisionError, match="does not answer"):
+                node.cluster.get(NODES, "xeon2")
+        assert len(cluster.faults.seen) == 1
+        cluster.faults.clear()
 
 
 def test_a_server_that_is_not_the_kubeconfigs_is_told_at_once(
