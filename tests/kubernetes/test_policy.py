@@ -19,6 +19,7 @@ from pytest_nriperf.provision import manifests, node_policy
 from pytest_nriperf.provision.balloon_types import TypePlan, mark, plan_types, with_types
 from pytest_nriperf.provision.pod_grant import PodGrant
 from pytest_nriperf.topology import Topology
+from pytest_nriperf.units import format_cpus
 from tests.kubernetes.conftest import Make
 from tests.kubernetes.double.api import Request
 from tests.kubernetes.double.balloons_policy import Container
@@ -344,6 +345,28 @@ def test_only_pods_whose_cpus_would_move_count_as_others(cluster: Cluster, make:
     labels = {"app.kubernetes.io/name": node_policy.PLUGIN}
     cluster.store.update(PODS, "plugin", "nri", lambda pod: pod["metadata"].update(labels=labels))
     assert policy.foreign({"spec": spec}, "1a2b") == ["calico-system/agent", "nri/webhook"]
+
+
+@pytest.mark.parametrize(
+    ("text", "publishes", "reserved", "guessed"),
+    [
+        ("cpuset:2,10", True, "2,10", "2,10"),
+        ("exclude-cpuset:2-15", True, "0-1", "0-1"),
+        # Two CPUs: the policy gives a whole core, a guess does not know that.
+        ("1500m", True, "0,8", "0,8"),
+        ("1500m", False, "", "0-1"),
+    ],
+)
+def test_reserved_cpus_are_named_published_or_guessed_as_such(
+    cluster: Cluster, make: Make, node_topology: Topology, text: str, publishes: bool, reserved: str, guessed: str
+) -> None:
+    spec = default_policy() | {"reservedResources": {"cpu": text}, "agent": {"nodeResourceTopology": publishes}}
+    generation = cluster.put_policy("default", spec)["metadata"]["generation"]
+    cluster.store.until(lambda: verdict(cluster, "default")["of"] == generation)
+    policy = make().policy
+    followed = policy.effective()["spec"]
+    assert format_cpus(policy.reserved(node_topology, followed, guess=False)) == reserved
+    assert format_cpus(policy.reserved(node_topology, followed)) == guessed
 
 
 @pytest.mark.parametrize("publish_s", [0.0, 0.3], ids=["published before the verdict", "published after the verdict"])
