@@ -11,7 +11,7 @@ from pytest_nriperf.errors import UsageError
 from pytest_nriperf.report.exports import FORMATS, export
 
 MORE = """\
-pytest-benchmark  one benchmark a test and metric, one round a run; rates as seconds a token.
+pytest-benchmark  one session: a benchmark a test and metric, a round a run; rates as seconds a token.
                   Written to .benchmarks/<any folder>/0001_name.json, `pytest-benchmark compare` reads it.
 csv, jsonl        one row a run, metric and statistic
 openmetrics       one gauge a metric and statistic: the median over runs, of the newest session that is named"""
@@ -30,6 +30,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Write the file, or print it."""
     measured = [one for folder in options.sessions for one in read_evidence(folder)]
+    sessions = list(dict.fromkeys(one.record.session for one in measured))
+    if options.format == "pytest-benchmark" and len(sessions) > 1:
+        raise UsageError(
+            f"a file of pytest-benchmark holds one session, {len(sessions)} were named",
+            f"export them one by one: {', '.join(sessions)}",
+        )
     text = export(measured, options.format)
     if options.out is None:
         sys.stdout.write(text)

@@ -67,6 +67,12 @@ def test_openmetrics_is_read_by_its_reference_parser(session: Path, tmp_path: Pa
     assert medians[0].labels["test"] == "suites/test_chat.py::test_chat"
 
 
+def test_a_file_of_pytest_benchmark_holds_one_session(session: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = record_session(session.parent, "s2", GAPS, day=2)
+    assert main(["export", str(session), str(other), "--format", "pytest-benchmark"]) == 2
+    assert "holds one session, 2 were named; export them one by one: s1, s2" in capsys.readouterr().err
+
+
 def test_a_file_that_cannot_be_written_is_a_usage_error(session: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", str(session), "--out", "/proc/nowhere/x"]) == 2
     assert "cannot be written" in capsys.readouterr().err
