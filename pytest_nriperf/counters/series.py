@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_nriperf.seams import CounterRow
-from pytest_nriperf.units import NANOSECONDS
+from pytest_nriperf.units import NANOSECONDS, format_percent
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -117,7 +117,7 @@ class Series:
         overlap = np.maximum(end - begin, 0).astype(np.float64)[sound]
         covered = overlap.sum() / (window.end_ns - window.start_ns)
         if covered < COVERAGE:
-            raise Undefined(f"readings cover {covered:.0%} of the interval")
+            raise Undefined(f"readings cover {format_percent(covered, digits=0)} of the interval")
         return np.asarray(overlap)
 
 

@@ -28,7 +28,7 @@ from pytest_nriperf.seams import (
     WorkerInfo,
     no_rendezvous,
 )
-from pytest_nriperf.units import NANOSECONDS
+from pytest_nriperf.units import NANOSECONDS, format_percent
 
 # How long one side of a duet waits for the other to be warm, seconds.
 TOGETHER_S = 600.0
@@ -139,7 +139,9 @@ def _measured(engines: Sequence[Engines], tracker: Tracker) -> list[RunData]:
     for each in data:
         each.cost["overlap_share"] = share
         if share < OVERLAP:
-            text = f"the variants ran side by side for less than {OVERLAP:.0%} of the measured time"
+            text = (
+                f"the variants ran side by side for less than {format_percent(OVERLAP, digits=0)} of the measured time"
+            )
             each.warnings.append(f"{text}: give them more requests")
     return data
 

@@ -18,7 +18,7 @@ from pytest_nriperf.errors import EnvironmentFault
 from pytest_nriperf.report.contents import Floats, Part, Strip
 from pytest_nriperf.sweep.curves import Curve
 from pytest_nriperf.sweep.front import FrontCell
-from pytest_nriperf.units import format_text, scale_unit
+from pytest_nriperf.units import format_percent, format_text, scale_unit
 
 Figure = dict[str, Any]
 
@@ -192,7 +192,7 @@ def _points(index: int, name: str, cells: Sequence[FrontCell], scale: float, mos
 
 
 def _point_text(cell: FrontCell) -> str:
-    chance = "" if cell.probability is None else f", on the front with {cell.probability:.0%}"
+    chance = "" if cell.probability is None else f", on the front with {format_percent(cell.probability, digits=0)}"
     return f"{label(cell.row.name)}, {cell.row.cpus} CPUs{chance}"
 
 

@@ -49,8 +49,9 @@ def verdict_section(contents: Contents, keep: Keep) -> str:
         f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
         '<div class="tools"><button type="button" data-table="verdicts" data-kind="csv">CSV</button>'
         '<button type="button" data-table="verdicts" data-kind="markdown">Markdown</button></div>'
-        f'<p class="note">The bars span -{reach:.0%} to +{reach:.0%}; the grey band is the tolerance: a change inside '
-        "it counts as the same. Under the runs: the smallest change that they find with 80 % probability.</p>"
+        f'<p class="note">The bars span {format_percent(-reach, digits=0)} to +{format_percent(reach, digits=0)}; '
+        "the grey band is the tolerance: a change inside it counts as the same. Under the runs: the smallest change "
+        "that they find with 80 % probability.</p>"
     )
 
 

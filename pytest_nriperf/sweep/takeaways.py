@@ -13,6 +13,7 @@ import numpy as np
 from scipy import stats as distributions
 
 from pytest_nriperf.sweep.rows import Row, spread_of, varying
+from pytest_nriperf.units import format_percent
 
 CONFIDENCE = 0.95
 LEAST_SHIFT = 0.02
@@ -35,7 +36,7 @@ class Takeaway:
         """How sure the ratio is, in words."""
         if self.low is None or self.high is None:
             return "seen once, not repeated: no interval"
-        return f"{CONFIDENCE:.0%} interval {self.low:.2f}x to {self.high:.2f}x"
+        return f"{format_percent(CONFIDENCE, digits=0)} interval {self.low:.2f}x to {self.high:.2f}x"
 
     def __str__(self) -> str:
         return f"{'SIMULATED: ' if self.simulated else ''}{self.text} ({self.confidence})"
@@ -86,7 +87,7 @@ def _cheapest(rows: Sequence[Row]) -> list[Takeaway]:
     cheap = min(good, key=lambda row: (row.cpus, -row.value("throughput")))
     kept = _ratio(rows, cheap, best, "throughput")
     text = (
-        f"{cheap.name} keep {kept[0]:.0%} of the best node throughput with {_share(cheap)} "
+        f"{cheap.name} keep {format_percent(kept[0], digits=0)} of the best node throughput with {_share(cheap)} "
         f"({best.name} take {best.cpus})"
     )
     return [_takeaway(text, kept, [cheap, best])]

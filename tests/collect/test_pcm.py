@@ -168,7 +168,7 @@ def test_a_server_that_restarts_costs_one_pair_of_readings_and_no_rate() -> None
     assert COUNTERS["memory_read_bandwidth"].value(run) == pytest.approx(2 * 22.8e9, rel=1e-6)
     assert COUNTERS["ipc"].value(run) == pytest.approx(4.0 / 3.1)
     short = replace(run, window=Window(begin + 8 * 10**9, begin + 12 * 10**9))
-    with pytest.raises(Undefined, match="readings cover 75% of the interval"):
+    with pytest.raises(Undefined, match="readings cover 75 % of the interval"):
         COUNTERS["memory_read_bandwidth"].value(short)
 
 

@@ -102,7 +102,7 @@ def test_a_partial_pair_counts_with_its_share_of_time() -> None:
         (Window(S, 2 * S - 1), "1 reading in 1 s"),
         (Window(5, 5), "the interval is empty"),
         (Window(2 * S, S), "the interval is empty"),
-        (Window(0, 20 * S), "readings cover 15% of the interval"),
+        (Window(0, 20 * S), "readings cover 15 % of the interval"),
     ],
 )
 def test_an_interval_without_readings_enough_is_undefined_with_the_reason(window: Window, reason: str) -> None:
@@ -116,7 +116,7 @@ def test_where_a_counter_fell_the_pair_is_left_out_and_the_rest_speaks_for_it() 
     assert found.rate(Window(0, 20 * S)) == pytest.approx(100)
     assert found.increase(Window(0, 20 * S)) == pytest.approx(2000)
     wild = series([(0, 0), (S, 100), (2 * S, 5), (3 * S, 105)])
-    with pytest.raises(Undefined, match="readings cover 67%"):
+    with pytest.raises(Undefined, match="readings cover 67 %"):
         wild.rate(Window(0, 3 * S))
 
 
