@@ -32,7 +32,7 @@ def test_a_cached_hub_id_is_measured_with_requests_in_flight(tmp_path: Path) -> 
         assert {row.status for row in data.requests} == {"ok"}
         assert {row.output_tokens for row in data.requests} == {6}
         assert sum(row.phase == "measure" for row in data.requests) == 4
-        # Before and after the run. A machine that is too busy, or whose caches are too large, gives no figure and says so.
+        # Before and after the run. A machine that is too busy, or has too large caches, gives no figure and says so.
         loads = [row for row in data.counters if row.source == "reference"]
         assert len({row.t_ns for row in loads}) == 2 or data.warnings
         assert sum(row.name == "memory_bandwidth" for row in loads) == 2 or "no memory bandwidth" in str(data.warnings)
