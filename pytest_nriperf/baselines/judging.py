@@ -46,6 +46,16 @@ class Knowledge:
         return self.noise.spread(metric, self.key, {one.session for one in counted})
 
 
+@dataclass(frozen=True)
+class Compared:
+    """Sessions now and those that they are compared with; the `telling` ones say how much sessions differ."""
+
+    now: Sequence[SessionRecord]
+    others: Sequence[SessionRecord]
+    telling: Sequence[SessionRecord]
+    known: Knowledge
+
+
 def judge(
     now: Sequence[SessionRecord],
     baseline: Baseline | None,
@@ -116,68 +126,44 @@ def _judge_metric(
         blank = blank.warned(f"{left_out} of {len(others)} baseline sessions left out: another identity or state")
     recent, anchor = _divided(usable, baseline)
     if not anchor:
-        return _against(now, recent, recent, blank, level, known)
+        return _against(Compared(now, recent, recent, known), blank, level)
     return _since_anchor(
-        _against(now, recent, recent, blank, level * (1 - ANCHOR_SHARE), known),
-        _against(now, anchor, recent, blank, level * ANCHOR_SHARE, known),
+        _against(Compared(now, recent, recent, known), blank, level * (1 - ANCHOR_SHARE)),
+        _against(Compared(now, anchor, recent, known), blank, level * ANCHOR_SHARE),
         anchor,
     )
 
 
-def _against(
-    now: Sequence[SessionRecord],
-    others: Sequence[SessionRecord],
-    telling: Sequence[SessionRecord],
-    blank: Verdict,
-    level: float,
-    known: Knowledge,
-) -> Verdict:
-    """The verdict against these sessions, with what each run's low quantile says, unless the machine changed.
-
-    The `telling` sessions say how much sessions differ.
-    """
-    verdict = _judged(now, others, telling, blank, level, known)
+def _against(sides: Compared, blank: Verdict, level: float) -> Verdict:
+    """The verdict, with what each run's low quantile says, unless the machine changed."""
+    verdict = _judged(sides, blank, level)
     name, statistic = split_metric(verdict.metric)
     if statistic == MEDIAN and verdict.outcome in ("same", "unknown"):
         plain = Verdict(f"{name}.low", "unknown", "", better=blank.better, alpha=blank.alpha, simulated=blank.simulated)
-        low = _judged(now, others, telling, plain, level, known)
+        low = _judged(sides, plain, level)
         # Contention only adds time, so a slowdown of the code shows best in the low quantile.
         if low.outcome == "worse":
             verdict = verdict.warned(f"each run's low quantile is {low.reason}; gate {low.metric} to fail on it")
-    if not known.references:
-        return verdict
-    return guarded(verdict, _references(now, others, telling, known))
+    return guarded(verdict, _references(sides)) if sides.known.references else verdict
 
 
-def _references(
-    now: Sequence[SessionRecord],
-    others: Sequence[SessionRecord],
-    telling: Sequence[SessionRecord],
-    known: Knowledge,
-) -> dict[str, Verdict]:
+def _references(sides: Compared) -> dict[str, Verdict]:
     """The reference loads beside the runs, judged like rates."""
     judged = {}
-    for name in sorted({name for record in now for name in record.reference}):
+    for name in sorted({name for record in sides.now for name in record.reference}):
         metric = f"{REFERENCE}.{name}"
         blank = Verdict(metric, "unknown", "", better="higher", alpha=REFERENCE_ALPHA, floor=REFERENCE_FLOOR)
-        judged[name] = _judged(now, others, telling, blank, REFERENCE_ALPHA, known)
+        judged[name] = _judged(sides, blank, REFERENCE_ALPHA)
     return judged
 
 
-def _judged(
-    now: Sequence[SessionRecord],
-    others: Sequence[SessionRecord],
-    telling: Sequence[SessionRecord],
-    blank: Verdict,
-    level: float,
-    known: Knowledge,
-) -> Verdict:
+def _judged(sides: Compared, blank: Verdict, level: float) -> Verdict:
     """The verdict on the values of one metric alone; `blank` where a side has none."""
-    new, old, told = (_values(side, blank.metric) for side in (now, others, telling))
+    new, old, told = (_values(side, blank.metric) for side in (sides.now, sides.others, sides.telling))
     if not new or not old:
         return blank
-    noise = known.of_node(blank.metric, (*now, *telling))
-    return judge_values(new, old, blank, noise, spread=known.spread, telling=told, level=level)
+    noise = sides.known.of_node(blank.metric, (*sides.now, *sides.telling))
+    return judge_values(new, old, blank, noise, spread=sides.known.spread, telling=told, level=level)
 
 
 def _values(records: Sequence[SessionRecord], metric: str) -> list[tuple[float, ...]]:
