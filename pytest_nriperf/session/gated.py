@@ -36,10 +36,11 @@ class GatedTests:
         """What was not judged; `orphans` are sentences on baselines whose test is gone."""
         left = [test for test in self._functions if test not in self._judged]
         damaged: dict[str, None] = {}
+        waiting = _waiting(dict.fromkeys(map(_file, left)), stores, damaged)
         tests = []
         for test in left:
             why, reason = self._became.get(test, ("not run" if test in self.selected else "not selected", ""))
-            tests.append(Unjudged(test, why, reason, _waiting(test, self._functions[test], stores, damaged)))
+            tests.append(Unjudged(test, why, reason, waiting.get((_file(test), self._functions[test]), 0)))
         return Unseen(tests, len(self._functions), list(dict.fromkeys([*damaged, *orphans])))
 
 
@@ -56,17 +57,27 @@ def _became(report: pytest.TestReport) -> tuple[Why, str] | None:
     return ("passed", "") if report.when == "call" and report.passed else None
 
 
-def _waiting(test: str, function: str, stores: Sequence[BaselineStore], damaged: dict[str, None]) -> int:
-    """How many accepted sessions wait for a test; what cannot be read is added to `damaged` in words."""
-    counts = [0]
-    for store in stores:
-        try:
-            known = store.load(test.partition("::")[0]).values()
-        except BaselineError as error:
-            damaged[str(error)] = None
-            continue
-        counts += [len(baseline.sessions) for baseline in known if baseline.key.test == function]
-    return max(counts)
+def _file(test: str) -> str:
+    return test.partition("::")[0]
+
+
+def _waiting(
+    files: Collection[str], stores: Sequence[BaselineStore], damaged: dict[str, None]
+) -> dict[tuple[str, str], int]:
+    """Test file and function -> how many accepted sessions wait for it; what cannot be read is added to `damaged` in
+    words."""
+    counts: dict[tuple[str, str], int] = {}
+    for store in dict.fromkeys(stores):
+        for file in files:
+            try:
+                known = store.load(file).values()
+            except BaselineError as error:
+                damaged[str(error)] = None
+                continue
+            for baseline in known:
+                place = file, baseline.key.test
+                counts[place] = max(counts.get(place, 0), len(baseline.sessions))
+    return counts
 
 
 def orphaned(functions: Mapping[str, Collection[str]], stores: Sequence[BaselineStore], root: Path) -> Iterator[str]:
