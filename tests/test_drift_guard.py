@@ -8,11 +8,8 @@ from typing import Any
 
 import pytest
 
-import pytest_nriperf.session.handles  # noqa: F401 - before pytester takes stock: numpy loads once a process
-
 # An engine whose runs come with counters: the reference load of a machine of that bandwidth, and stolen time.
 CONFTEST = """
-import pytest_nriperf.session.handles  # noqa: F401 - before pytester takes stock: numpy loads once a process
 from pytest_nriperf.seams import CounterRow
 from pytest_nriperf.testing import FakeClock, FakeGenerator, FakeProvisioner
 
@@ -76,7 +73,7 @@ def configure(
 
 
 def run(suite: pytest.Pytester, *arguments: str) -> pytest.RunResult:
-    return suite.runpytest_inprocess("-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-rP", *arguments)
+    return suite.runpytest_subprocess("-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-rfEP", *arguments)
 
 
 def newest(suite: pytest.Pytester) -> tuple[Path, dict[str, Any]]:

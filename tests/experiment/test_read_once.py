@@ -97,7 +97,7 @@ def suite(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.
 
 def run(suite: pytest.Pytester, *arguments: str) -> list[str]:
     """What the engines were asked, one word a call."""
-    result = suite.runpytest_inprocess("-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-rP", *arguments)
+    result = suite.runpytest_inprocess("-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-rfEP", *arguments)
     assert result.parseoutcomes().get("failed", 0) == result.parseoutcomes().get("errors", 0) == 0
     return [line for line in result.outlines if line == "LOAD" or line.startswith("REFERENCE")]
 
