@@ -350,6 +350,14 @@ class Generator(Protocol):
 
 
 @runtime_checkable
+class StartsLoading(Protocol):
+    """A generator that can begin to load without waiting, so that several load at the same time."""
+
+    def start_loading(self, grant: Grant) -> None:
+        """Begin what `load` with the same grant goes on with and waits for."""
+
+
+@runtime_checkable
 class ReadsMemory(Protocol):
     """A generator whose engines can be asked how fast their CPUs read memory and multiply, in all replicas at once."""
 

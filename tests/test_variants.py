@@ -22,6 +22,9 @@ CLOCK = FakeClock()
 SEEDS = iter(range(1000))
 
 class Watched(FakeGenerator):
+    def start_loading(self, grant):
+        NODE.log.append(f"{self.label} begins to load")
+
     def load(self, grant):
         NODE.log.append(f"{self.label} on {sorted(grant.placement.allocated)}")
         return super().load(grant)
@@ -87,7 +90,7 @@ def log(result: pytest.RunResult) -> list[str]:
 def test_runs_take_turns_so_that_a_steady_drift_falls_out(suite: pytest.Pytester) -> None:
     result = run(suite, 'a={"env": {"WHO": "A"}}, b={"env": {"WHO": "B"}}', "--nri-runs=4")
     result.assert_outcomes(passed=1)
-    order = "".join(line.partition("'WHO': '")[2][:1] for line in log(result))
+    order = "".join(line.partition("'WHO': '")[2][:1] for line in log(result) if " on [" in line)
     assert order == "ABBABAAB"
     assert log(result).count("provisioned cpus=4") == 1
 
@@ -192,6 +195,13 @@ def test_a_duet_runs_in_two_equal_disjoint_halves_that_are_swapped(suite: pytest
     assert found["a"][1]["variant"]["mode"] == "duet"
     assert found["a"][1]["balloon"]["canonical"] == "cpus=4"
     assert found["a"][1]["balloon"]["granted"]["replicas"] != found["b"][1]["balloon"]["granted"]["replicas"]
+
+
+def test_engines_of_a_duet_load_at_the_same_time(suite: pytest.Pytester) -> None:
+    result = run(suite, 'a={"env": {"WHO": "A"}}, b={"env": {"WHO": "B"}}, mode="duet"', "--nri-runs=4")
+    seen = [(line.partition("'WHO': '")[2][0], "begins" in line) for line in log(result) if "WHO" in line]
+    # Of each pair both have begun before either is waited for; who is the first changes.
+    assert seen == [(who, begins) for pair in ("AB", "AB", "BA", "BA") for begins in (True, False) for who in pair]
 
 
 def test_a_duet_without_a_size_gets_half_of_the_node_each(suite: pytest.Pytester) -> None:

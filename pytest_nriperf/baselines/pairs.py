@@ -42,13 +42,13 @@ def halves_taken(pairs: int) -> str:
     return "".join("AB" if number % 4 in (0, 3) else "BA" for number in range(pairs))
 
 
-def loaded_in_order(pairs: int) -> str:
-    """Which variant of a duet is loaded first, then which second, pair by pair.
+def started_in_order(pairs: int) -> str:
+    """Which variant of a duet is started first, then which second, pair by pair; both load at the same time.
 
-    The engine that was loaded last is often a little faster (its memory is the fresher), whatever its half of the
-    balloon. Over four pairs each variant meets both orders of loading in both halves.
+    The engine that was loaded last is often faster (its memory is the fresher), whatever its half of the balloon: what
+    a small lead leaves of that falls out over four pairs, in which each variant meets both orders in both halves.
 
-    >>> loaded_in_order(4), [loaded_in_order(4)[at] == halves_taken(4)[at] for at in (0, 2, 4, 6)]
+    >>> started_in_order(4), [started_in_order(4)[at] == halves_taken(4)[at] for at in (0, 2, 4, 6)]
     ('ABABBABA', [True, False, True, False])
     """
     return "".join("AB" if number % 4 in (0, 1) else "BA" for number in range(pairs))

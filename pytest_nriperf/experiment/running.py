@@ -23,6 +23,7 @@ from pytest_nriperf.seams import (
     Progress,
     ReadsMemory,
     RunData,
+    StartsLoading,
     Target,
     TargetReplica,
     WorkerInfo,
@@ -76,8 +77,25 @@ class Engines:
 @contextlib.contextmanager
 def loaded(subject: Subject, balloon: Balloon) -> Iterator[Engines]:
     """Fresh engines of a subject, ended with the context."""
-    with contextlib.closing(subject.bench.generator(subject.choice, subject.options)) as generator:
-        yield Engines(subject, balloon, generator, list(generator.load(balloon.grant)))
+    with loaded_together([(subject, balloon)]) as (engines,):
+        yield engines
+
+
+@contextlib.contextmanager
+def loaded_together(sides: Sequence[tuple[Subject, Balloon]]) -> Iterator[list[Engines]]:
+    """Fresh engines of several subjects, loaded at the same time, ended with the context."""
+    with contextlib.ExitStack() as stack:
+        made = [
+            stack.enter_context(contextlib.closing(subject.bench.generator(subject.choice, subject.options)))
+            for subject, _ in sides
+        ]
+        for generator, (_, balloon) in zip(made, sides, strict=True):
+            if isinstance(generator, StartsLoading):
+                generator.start_loading(balloon.grant)
+        yield [
+            Engines(subject, balloon, generator, list(generator.load(balloon.grant)))
+            for generator, (subject, balloon) in zip(made, sides, strict=True)
+        ]
 
 
 def record_run(run: int, engines: Sequence[Engines], tracker: Tracker) -> None:

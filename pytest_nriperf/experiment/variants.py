@@ -1,7 +1,7 @@
 """Two variants in one measurement: pairs of runs, in turns or side by side, judged against each other.
 
 In turns the order is A B B A B A A B and on (`baselines.pairs.turns`), so that a steady drift falls out. In a duet
-both run at the same time, in equal disjoint halves of one balloon, and change halves and the order of loading.
+both load and run at the same time, in equal disjoint halves of one balloon, and change halves and who is started first.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pytest_nriperf.balloons import Placement
-from pytest_nriperf.baselines.pairs import halves_taken, loaded_in_order, turns
+from pytest_nriperf.baselines.pairs import halves_taken, started_in_order, turns
 from pytest_nriperf.experiment.bench import Balloon, Bench, ReferenceLoad
 from pytest_nriperf.experiment.progress import Tracker
-from pytest_nriperf.experiment.running import loaded, record_run
+from pytest_nriperf.experiment.running import loaded, loaded_together, record_run
 from pytest_nriperf.experiment.runs import Settled, repeat_until_settled, tracker_of
 from pytest_nriperf.experiment.subject import Caller, Subject
 from pytest_nriperf.experiment.workload import Workload
@@ -91,12 +91,11 @@ class Contest:
         return measurement
 
     def _side_by_side(self, number: int, subjects: Sequence[Subject], tracker: Tracker) -> None:
-        """One pair of a duet: each subject in its half of the balloon, loaded one after the other."""
+        """One pair of a duet: each subject in its half of the balloon, loaded at the same time."""
         assert self.balloon is not None
         places = halves(self.balloon, self.variants)[:: _direction(halves_taken(number))]
-        sides, order = list(zip(subjects, places, strict=True)), _direction(loaded_in_order(number))
-        with contextlib.ExitStack() as stack:
-            engines = [stack.enter_context(loaded(subject, place)) for subject, place in sides[::order]]
+        sides, order = list(zip(subjects, places, strict=True)), _direction(started_in_order(number))
+        with loaded_together(sides[::order]) as engines:
             record_run(number, engines[::order], tracker)
 
     def _place(self, subject: Subject) -> AbstractContextManager[Balloon]:

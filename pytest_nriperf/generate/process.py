@@ -115,6 +115,7 @@ class WorkerGenerator:
         self._notice = notice
         self._changed = threading.Condition()
         self._links: list[Link] = []
+        self._loading: list[tuple[Link, int]] = []
         self._loaded: list[Message] = []
         self._state: list[_Replica] = []
         self._parts: dict[tuple[int, int], list[Message]] = {}
@@ -125,8 +126,17 @@ class WorkerGenerator:
 
     def load(self, grant: Grant) -> Sequence[WorkerInfo]:
         """Start every replica and load the model in all of them at the same time."""
-        if self._links:
+        if self._loaded:
             raise WorkerError("this generator is loaded already", "make a new one for each run")
+        if not self._loading:
+            self.start_loading(grant)
+        self._loaded = wait_for(
+            self._loading, Patience(self._load_timeout_s, late=lambda link: f"{link.name} has not loaded the model")
+        )
+        return [self._info(link, message) for link, message in zip(self._links, self._loaded, strict=True)]
+
+    def start_loading(self, grant: Grant) -> None:
+        """The same without waiting: `load` goes on from there."""
         for number, replica in enumerate(grant.placement.replicas):
             threads = int(self._choice.parameters.get("threads", 0)) or len(replica.visible)
             environment = {**thread_environment(threads), **self._environment}
@@ -135,11 +145,7 @@ class WorkerGenerator:
             self._state.append(_Replica())
             self._visible.append(replica.visible)
             self._links.append(Link(number, stream, self._hear, self._changed, self._silence_s))
-        pending = [(link, link.post("load", **self._model_fields(link.replica))) for link in self._links]
-        self._loaded = wait_for(
-            pending, Patience(self._load_timeout_s, late=lambda link: f"{link.name} has not loaded the model")
-        )
-        return [self._info(link, message) for link, message in zip(self._links, self._loaded, strict=True)]
+        self._loading = [(link, link.post("load", **self._model_fields(link.replica))) for link in self._links]
 
     def measure(self, work: Work, progress: Callable[[Progress], None]) -> RunData:
         """Warm up, begin at one common instant, do the work; all that was stamped."""

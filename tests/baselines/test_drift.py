@@ -11,7 +11,7 @@ import pytest
 from pytest_nriperf.baselines import Baseline, BaselineKey, Gate, MetricRuns, SessionRecord, Verdict, judge
 from pytest_nriperf.baselines.drift import disturbances
 from pytest_nriperf.baselines.noise import measured_noise
-from pytest_nriperf.baselines.pairs import halves_taken, judge_pairs, loaded_in_order, turns
+from pytest_nriperf.baselines.pairs import halves_taken, judge_pairs, started_in_order, turns
 
 KEY = BaselineKey("test_chat", "cpus=1", "m", "w")
 STEADY = (1.000, 1.004, 0.996, 1.002, 0.998)
@@ -158,7 +158,7 @@ def test_both_variants_of_a_duet_have_each_half_equally_often() -> None:
     assert all(halves_taken(pairs)[::2].count("A") == pairs // 2 for pairs in range(2, 21, 2))
 
 
-def test_each_variant_of_a_duet_is_loaded_first_and_last_in_both_halves() -> None:
+def test_each_variant_of_a_duet_is_started_first_and_last_in_both_halves() -> None:
     for pairs in (4, 8, 12):
-        met = Counter(zip(halves_taken(pairs)[::2], loaded_in_order(pairs)[::2], strict=True))
+        met = Counter(zip(halves_taken(pairs)[::2], started_in_order(pairs)[::2], strict=True))
         assert met == dict.fromkeys([("A", "A"), ("B", "A"), ("B", "B"), ("A", "B")], pairs // 4)

@@ -176,5 +176,15 @@ def test_closing_twice_and_before_loading_is_allowed() -> None:
         made.close()
 
 
+def test_two_generators_load_at_the_same_time() -> None:
+    with generator() as (one, its), generator() as (other, others):
+        one.start_loading(its)
+        other.start_loading(others)
+        pids = [generator.load(grant)[0].pid for generator, grant in ((one, its), (other, others))]
+        assert len(set(pids)) == 2
+        with pytest.raises(WorkerError, match="loaded already"):
+            one.load(its)
+
+
 def test_thread_pools_follow_the_visible_cpus() -> None:
     assert thread_environment(3)["OMP_NUM_THREADS"] == thread_environment(3)["MKL_NUM_THREADS"] == "3"
